@@ -1,0 +1,8 @@
+//! The only home of `unsafe` code and raw system calls: everything that talks to the kernel
+//! below what std offers.
+//!
+//! No async and no policy here: a wrapper takes borrowed descriptors, returns owned ones and
+//! says which man page and kernel version it stands on. `grep 'allow(unsafe_code'` lists all of
+//! the project's unsafe code.
+
+pub mod pool;
