@@ -1,1 +1,7 @@
-//! To be written.
+//! The Container Runtime Interface, version 1: the schema, and the services that answer it.
+//!
+//! A request is checked into a domain value, the room that knows is called, and its answer or
+//! error is put on the wire. [`errors`] is the one place where a domain error becomes a gRPC code
+//! and a text that the kubelet knows. Nothing here knows storage, runtimes or the kernel.
+
+pub mod v1;
