@@ -1,0 +1,98 @@
+//! `[crio.nri.default_validator]`: the built-in NRI validator.
+
+use crate::row::{Effect, Kind, Reload, Row};
+
+/// The table that these options stand in.
+const TABLE: &str = "crio.nri.default_validator";
+
+/// Every option of the table.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        table: TABLE,
+        key: "nri_enable_default_validator",
+        kind: Kind::Bool,
+        default: "false",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "built-in validator",
+    },
+    Row {
+        table: TABLE,
+        key: "nri_validator_reject_oci_hook_adjustment",
+        kind: Kind::Bool,
+        default: "false",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "reject hook injection",
+    },
+    Row {
+        table: TABLE,
+        key: "nri_validator_reject_runtime_default_seccomp_adjustment",
+        kind: Kind::Bool,
+        default: "false",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "reject change of RuntimeDefault seccomp",
+    },
+    Row {
+        table: TABLE,
+        key: "nri_validator_reject_unconfined_seccomp_adjustment",
+        kind: Kind::Bool,
+        default: "false",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "reject change of Unconfined seccomp",
+    },
+    Row {
+        table: TABLE,
+        key: "nri_validator_reject_custom_seccomp_adjustment",
+        kind: Kind::Bool,
+        default: "false",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "reject change of Localhost seccomp",
+    },
+    Row {
+        table: TABLE,
+        key: "nri_validator_reject_namespace_adjustment",
+        kind: Kind::Bool,
+        default: "false",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "reject namespace changes",
+    },
+    Row {
+        table: TABLE,
+        key: "nri_validator_required_plugins",
+        kind: Kind::List,
+        default: "[]",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "plugins that must be connected for a container to be created",
+    },
+    Row {
+        table: TABLE,
+        key: "nri_validator_tolerate_missing_plugins_annotation",
+        kind: Kind::Text,
+        default: r#""""#,
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "annotation that waives the required plugins",
+    },
+];

@@ -1,0 +1,98 @@
+//! `[crio.runtime.workloads.<name>]`: one workload type.
+
+use crate::row::{Effect, Kind, Reload, Row};
+
+/// The table that these options stand in.
+const TABLE: &str = "crio.runtime.workloads.<name>";
+
+/// Every option of the table.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        table: TABLE,
+        key: "activation_annotation",
+        kind: Kind::Text,
+        default: r#""""#,
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "pod annotation key that selects the workload (value ignored)",
+    },
+    Row {
+        table: TABLE,
+        key: "annotation_prefix",
+        kind: Kind::Text,
+        default: r#""""#,
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "<prefix>.<resource>/<container> = value, or <prefix>/<container> = JSON",
+    },
+    Row {
+        table: TABLE,
+        key: "allowed_annotations",
+        kind: Kind::List,
+        default: "[]",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "as for a handler; combined with the handler's",
+    },
+    Row {
+        table: TABLE,
+        key: "resources.cpushares",
+        kind: Kind::Integer,
+        default: "0",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "default CPU shares",
+    },
+    Row {
+        table: TABLE,
+        key: "resources.cpuquota",
+        kind: Kind::Integer,
+        default: "0",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "default quota in us",
+    },
+    Row {
+        table: TABLE,
+        key: "resources.cpuperiod",
+        kind: Kind::Integer,
+        default: "0",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "default period in us (min 1000)",
+    },
+    Row {
+        table: TABLE,
+        key: "resources.cpuset",
+        kind: Kind::Text,
+        default: r#""""#,
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "default CPU list",
+    },
+    Row {
+        table: TABLE,
+        key: "resources.cpulimit",
+        kind: Kind::Integer,
+        default: "0",
+        reload: Reload::Never,
+        effect: Effect::NotYet,
+        flag: "",
+        env: "",
+        help: "millicores; overrides cpuquota",
+    },
+];

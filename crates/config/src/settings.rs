@@ -1,0 +1,503 @@
+//! All options with the values in force, and where each came from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::command_line::Given;
+use crate::file::{File, Origin, Setting};
+use crate::row::{Effect, Kind, Row};
+use crate::rows::{self, HANDLERS};
+use crate::storage_conf::StorageConf;
+use crate::{Error, Value};
+
+/// Where options come from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// `crio.conf`; read only if it is there, unless [`Self::file_must_exist`].
+    pub file: Option<PathBuf>,
+    /// Whether a missing `file` is an error: somebody named it.
+    pub file_must_exist: bool,
+    /// Directory of drop-ins, read recursively in lexical order.
+    pub directory: Option<PathBuf>,
+    /// `storage.conf`.
+    pub storage_conf: Option<PathBuf>,
+    /// Flags and environment.
+    pub given: Given,
+}
+
+/// The options in force.
+#[derive(Debug)]
+pub struct Settings {
+    values: BTreeMap<(&'static str, &'static str, String), (Value, Option<Origin>)>,
+    handlers: BTreeSet<String>,
+    unknown: Vec<(String, Origin)>,
+}
+
+impl Settings {
+    /// Reads and merges all sources.
+    ///
+    /// # Errors
+    /// A file that can't be read, is not TOML, or holds a value of a wrong type.
+    pub fn load(sources: Sources) -> Result<Self, Error> {
+        let mut settings = Self::built_in();
+        if let Some(path) = &sources.storage_conf {
+            settings.take_storage_conf(&StorageConf::read(path)?, path);
+        }
+        for path in files(&sources)? {
+            settings.take_file(File::read(&path)?);
+        }
+        for setting in sources.given.0 {
+            settings.take(setting);
+        }
+        if settings.handlers.is_empty() {
+            settings.handlers.insert("crun".to_owned());
+        }
+        Ok(settings)
+    }
+
+    fn built_in() -> Self {
+        let values = rows::all().filter(|row| row.kind != Kind::Table && !row.table.contains('<'));
+        let values = values
+            .map(|row| ((row.table, row.key, String::new()), (default(row), None)))
+            .collect();
+        Self {
+            values,
+            handlers: BTreeSet::new(),
+            unknown: Vec::new(),
+        }
+    }
+
+    fn take_storage_conf(&mut self, conf: &StorageConf, path: &Path) {
+        let texts = [
+            ("root", &conf.root),
+            ("runroot", &conf.run_root),
+            ("storage_driver", &conf.driver),
+        ];
+        let texts = texts
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, Value::Text(value.clone()?))));
+        let options = (!conf.options.is_empty())
+            .then(|| ("storage_option", Value::List(conf.options.clone())));
+        for (key, value) in texts.chain(options) {
+            let row = rows::find("crio", key).expect("the storage options are rows");
+            let origin = Origin::File(path.to_owned(), 1);
+            self.take(Setting {
+                row,
+                name: String::new(),
+                value,
+                origin,
+            });
+        }
+    }
+
+    fn take_file(&mut self, file: File) {
+        self.handlers.extend(file.handlers);
+        self.unknown.extend(file.unknown);
+        for setting in file.settings {
+            self.take(setting);
+        }
+    }
+
+    fn take(&mut self, setting: Setting) {
+        let Setting {
+            row,
+            name,
+            mut value,
+            origin,
+        } = setting;
+        let key = (row.table, row.key, name);
+        // An empty root, runroot or driver in a file keeps the earlier value.
+        let keeps = row.table == "crio" && matches!(row.key, "root" | "runroot" | "storage_driver");
+        if keeps && value == Value::Text(String::new()) {
+            return;
+        }
+        if row.key == "storage_option"
+            && let (Value::List(new), Some((Value::List(old), _))) =
+                (&mut value, self.values.get(&key))
+        {
+            let mut joined: Vec<_> = old
+                .iter()
+                .filter(|option| !new.contains(option))
+                .cloned()
+                .collect();
+            joined.append(new);
+            *new = joined;
+        }
+        self.values.insert(key, (value, Some(origin)));
+    }
+
+    /// Options set by somebody that this version does not act on: name, where it was set, and why.
+    pub fn without_effect(&self) -> impl Iterator<Item = (String, &Origin, &'static str)> {
+        self.values
+            .iter()
+            .filter_map(|((table, key, name), (_, origin))| {
+                let why = match rows::find(table, key)?.effect {
+                    Effect::Yes => return None,
+                    Effect::NotYet => "not built yet",
+                    Effect::No(why) => why,
+                };
+                Some((full_name(table, key, name), origin.as_ref()?, why))
+            })
+    }
+
+    /// Keys in files that are no option.
+    #[must_use]
+    pub fn unknown(&self) -> &[(String, Origin)] {
+        &self.unknown
+    }
+
+    /// The text of an option.
+    ///
+    /// # Panics
+    /// When there is no such option of that type: a defect of the caller, as for all of these.
+    #[must_use]
+    pub fn text(&self, table: &str, key: &str) -> &str {
+        match self.value(table, key) {
+            Value::Text(text) => text,
+            other => panic!("{table}.{key} is {other:?}"),
+        }
+    }
+
+    /// The option's text as a path.
+    #[must_use]
+    pub fn path(&self, table: &str, key: &str) -> PathBuf {
+        PathBuf::from(self.text(table, key))
+    }
+
+    /// The truth of an option.
+    #[must_use]
+    pub fn bool(&self, table: &str, key: &str) -> bool {
+        match self.value(table, key) {
+            Value::Bool(value) => *value,
+            other => panic!("{table}.{key} is {other:?}"),
+        }
+    }
+
+    /// The number of an option.
+    #[must_use]
+    pub fn integer(&self, table: &str, key: &str) -> i64 {
+        match self.value(table, key) {
+            Value::Integer(value) => *value,
+            other => panic!("{table}.{key} is {other:?}"),
+        }
+    }
+
+    /// The strings of an option.
+    #[must_use]
+    pub fn list(&self, table: &str, key: &str) -> &[String] {
+        match self.value(table, key) {
+            Value::List(value) => value,
+            other => panic!("{table}.{key} is {other:?}"),
+        }
+    }
+
+    /// The duration of an option.
+    #[must_use]
+    pub fn duration(&self, table: &str, key: &str) -> Duration {
+        match self.value(table, key) {
+            Value::Duration(value) => *value,
+            other => panic!("{table}.{key} is {other:?}"),
+        }
+    }
+
+    /// An error about an option's value, that says where it was set.
+    #[must_use]
+    pub fn wrong(&self, table: &str, key: &str, message: impl Into<String>) -> Error {
+        let origin = self
+            .values
+            .iter()
+            .find(|((t, k, _), _)| *t == table && *k == key);
+        Error::Value {
+            key: full_name(table, key, ""),
+            at: origin
+                .and_then(|(_, (_, at))| at.as_ref())
+                .map_or("built-in default".to_owned(), Origin::to_string),
+            message: message.into(),
+        }
+    }
+
+    fn value(&self, table: &str, key: &str) -> &Value {
+        let found = self
+            .values
+            .iter()
+            .find(|((t, k, name), _)| *t == table && *k == key && name.is_empty());
+        &found
+            .unwrap_or_else(|| panic!("{table}.{key} is no option"))
+            .1
+            .0
+    }
+
+    /// The runtime handlers by name; `crun` alone where no file names one.
+    pub fn handlers(&self) -> impl Iterator<Item = Handler<'_>> {
+        self.handlers.iter().map(|name| Handler {
+            settings: self,
+            name,
+        })
+    }
+}
+
+/// The options of one runtime handler.
+#[derive(Debug, Clone, Copy)]
+pub struct Handler<'a> {
+    settings: &'a Settings,
+    /// The handler's name.
+    pub name: &'a str,
+}
+
+impl Handler<'_> {
+    /// The option's text.
+    #[must_use]
+    pub fn text(&self, key: &str) -> String {
+        match self.value(key) {
+            Value::Text(text) => text,
+            other => panic!("{HANDLERS}.{key} is {other:?}"),
+        }
+    }
+
+    /// The option's truth.
+    #[must_use]
+    pub fn bool(&self, key: &str) -> bool {
+        self.value(key) == Value::Bool(true)
+    }
+
+    /// The option's number.
+    #[must_use]
+    pub fn integer(&self, key: &str) -> i64 {
+        match self.value(key) {
+            Value::Integer(value) => value,
+            other => panic!("{HANDLERS}.{key} is {other:?}"),
+        }
+    }
+
+    /// The option's strings.
+    #[must_use]
+    pub fn list(&self, key: &str) -> Vec<String> {
+        match self.value(key) {
+            Value::List(value) => value,
+            other => panic!("{HANDLERS}.{key} is {other:?}"),
+        }
+    }
+
+    fn value(&self, key: &str) -> Value {
+        let row =
+            rows::find(HANDLERS, key).unwrap_or_else(|| panic!("{HANDLERS}.{key} is no option"));
+        let set = self
+            .settings
+            .values
+            .get(&(row.table, row.key, self.name.to_owned()));
+        set.map_or_else(|| default(row), |(value, _)| value.clone())
+    }
+}
+
+fn full_name(table: &str, key: &str, name: &str) -> String {
+    format!("{}.{key}", table.replace("<name>", name))
+}
+
+fn default(row: &Row) -> Value {
+    let text = format!("v = {}", row.default);
+    let table = toml::de::DeTable::parse(&text).expect("a row's default is TOML");
+    let value = table.get_ref().get("v").expect("the line above sets it");
+    Value::from_toml(row.kind, value.get_ref()).expect("a row's default is of its type")
+}
+
+/// The files to read, in order.
+fn files(sources: &Sources) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
+    if let Some(path) = &sources.file {
+        let there = path.try_exists().map_err(|source| Error::Read {
+            path: path.clone(),
+            source,
+        })?;
+        if there || sources.file_must_exist {
+            files.push(path.clone());
+        }
+    }
+    if let Some(directory) = &sources.directory {
+        drop_ins(directory, &mut files)?;
+    }
+    Ok(files)
+}
+
+fn drop_ins(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let failed = |source| Error::Read {
+        path: directory.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            drop_ins(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(files: &[(&str, &str)], flags: &[&str]) -> Result<Settings, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let drop_ins = directory.path().join("crio.conf.d");
+        fs::create_dir(&drop_ins).unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let matches = clap::Command::new("crioxide")
+            .args(crate::flags())
+            .get_matches_from(std::iter::once("crioxide").chain(flags.iter().copied()));
+        let given = crate::given(&matches, |name| {
+            (name == "CONTAINER_LOG_LEVEL").then(|| "warn".into())
+        })?;
+        Settings::load(Sources {
+            file: Some(directory.path().join("crio.conf")),
+            directory: Some(drop_ins),
+            storage_conf: Some(directory.path().join("storage.conf")),
+            given,
+            ..Sources::default()
+        })
+    }
+
+    #[test]
+    fn there_are_158_options_and_every_default_is_of_its_type() {
+        assert_eq!(rows::all().count(), 158);
+        for row in rows::all().filter(|row| row.kind != Kind::Table) {
+            default(row);
+        }
+        let flags: Vec<_> = rows::all()
+            .map(|row| row.flag)
+            .filter(|flag| !flag.is_empty())
+            .collect();
+        assert_eq!(
+            flags.iter().collect::<BTreeSet<_>>().len(),
+            flags.len(),
+            "a flag stands for one option"
+        );
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let files = [
+            (
+                "storage.conf",
+                "[storage]\ngraphroot = \"/s\"\nrunroot = \"/sr\"\n",
+            ),
+            (
+                "crio.conf",
+                "[crio]\nroot = \"\"\nrunroot = \"/c\"\n[crio.runtime]\nlog_level = \"debug\"\n",
+            ),
+            (
+                "crio.conf.d/10.conf",
+                "[crio.runtime]\nctr_stop_timeout = 40\npids_limit = 5\n",
+            ),
+            (
+                "crio.conf.d/20.conf",
+                "[crio.runtime]\nctr_stop_timeout = 50\n",
+            ),
+        ];
+        let settings = load(&files, &["--pids-limit", "6", "--read-only"]).unwrap();
+        assert_eq!(settings.text("crio", "root"), "/s");
+        assert_eq!(settings.text("crio", "runroot"), "/c");
+        assert_eq!(settings.text("crio.runtime", "log_level"), "warn");
+        assert_eq!(settings.integer("crio.runtime", "ctr_stop_timeout"), 50);
+        assert_eq!(settings.integer("crio.runtime", "pids_limit"), 6);
+        assert!(settings.bool("crio.runtime", "read_only"));
+    }
+
+    #[test]
+    fn handlers_merge_field_by_field() {
+        let files = [
+            (
+                "crio.conf",
+                "[crio.runtime.runtimes.runc]\nruntime_path = \"/a\"\nruntime_root = \"/r\"\n",
+            ),
+            (
+                "crio.conf.d/1",
+                "[crio.runtime.runtimes.runc]\nruntime_path = \"/b\"\n[crio.runtime.runtimes.x]\n",
+            ),
+        ];
+        let settings = load(&files, &[]).unwrap();
+        let handlers: Vec<_> = settings.handlers().collect();
+        assert_eq!(
+            handlers
+                .iter()
+                .map(|handler| handler.name)
+                .collect::<Vec<_>>(),
+            ["runc", "x"]
+        );
+        assert_eq!(
+            (
+                handlers[0].text("runtime_path"),
+                handlers[0].text("runtime_root")
+            ),
+            ("/b".into(), "/r".into())
+        );
+        assert_eq!(handlers[1].integer("container_create_timeout"), 240);
+    }
+
+    #[test]
+    fn storage_options_join_and_the_last_of_two_equal_ones_stays() {
+        let files = [
+            (
+                "storage.conf",
+                "[storage.options.overlay]\nmountopt = \"nodev\"\n",
+            ),
+            (
+                "crio.conf",
+                "[crio]\nstorage_option = [\"overlay.size=1G\", \"overlay.mountopt=nodev\"]\n",
+            ),
+        ];
+        let settings = load(&files, &[]).unwrap();
+        assert_eq!(
+            settings.list("crio", "storage_option"),
+            ["overlay.size=1G", "overlay.mountopt=nodev"]
+        );
+    }
+
+    #[test]
+    fn an_option_without_effect_is_named_with_its_place() {
+        let settings = load(
+            &[(
+                "crio.conf",
+                "[crio.runtime]\nconmon = \"/x\"\nrdt_config_file = \"/r\"\n",
+            )],
+            &[],
+        )
+        .unwrap();
+        let named: Vec<_> = settings
+            .without_effect()
+            .map(|(key, _, why)| format!("{key}: {why}"))
+            .collect();
+        assert_eq!(
+            named,
+            [
+                "crio.runtime.conmon: the monitor is always crioxide's own",
+                "crio.runtime.rdt_config_file: not built yet"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_flag_of_a_wrong_type_is_named() {
+        let error = load(&[], &["--pids-limit", "many"])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "unable to decode configuration: flag --pids-limit: crio.runtime.pids_limit wants an integer"
+        );
+    }
+}
