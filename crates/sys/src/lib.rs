@@ -5,4 +5,7 @@
 //! says which man page and kernel version it stands on. `grep 'allow(unsafe_code'` lists all of
 //! the project's unsafe code.
 
+pub mod pidfd;
 pub mod pool;
+pub mod reap;
+pub mod spawn;

@@ -41,7 +41,10 @@ struct Queue {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("name", &self.0.name).field("limit", &self.0.limit).finish()
+        f.debug_struct("Pool")
+            .field("name", &self.0.name)
+            .field("limit", &self.0.limit)
+            .finish()
     }
 }
 
@@ -68,7 +71,10 @@ impl Pool {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let slot = Arc::new(Mutex::new(Slot { result: None, waker: None }));
+        let slot = Arc::new(Mutex::new(Slot {
+            result: None,
+            waker: None,
+        }));
         let filled = Arc::clone(&slot);
         self.submit(Box::new(move || {
             let result = catch_unwind(AssertUnwindSafe(work));
@@ -104,7 +110,11 @@ impl Pool {
             // without any runs it on the caller's.
             let mut queue = lock(&self.0.queue);
             queue.threads -= 1;
-            let stranded = if queue.threads == 0 { queue.jobs.pop_back() } else { None };
+            let stranded = if queue.threads == 0 {
+                queue.jobs.pop_back()
+            } else {
+                None
+            };
             drop(queue);
             if let Some(job) = stranded {
                 job();
@@ -234,7 +244,9 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
         let pool = Pool::new("test", 1);
-        let bad = catch_unwind(AssertUnwindSafe(|| block_on(pool.run(|| panic!("expected")))));
+        let bad = catch_unwind(AssertUnwindSafe(|| {
+            block_on(pool.run(|| panic!("expected")))
+        }));
         assert!(bad.is_err());
         assert_eq!(block_on(pool.run(|| 1)), 1);
     }
