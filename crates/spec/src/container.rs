@@ -1,0 +1,164 @@
+//! A container's spec, put together from parts that are already checked and resolved.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::mounts::Bind;
+use crate::oci;
+
+/// Where a namespace of a container comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Namespace {
+    /// A new one.
+    New,
+    /// The one at this path.
+    Join(PathBuf),
+    /// The host's.
+    Host,
+}
+
+/// The namespaces of a container.
+#[derive(Debug, Clone)]
+pub struct Namespaces {
+    /// Processes.
+    pub pid: Namespace,
+    /// Network.
+    pub network: Namespace,
+    /// System V IPC.
+    pub ipc: Namespace,
+    /// Host name.
+    pub uts: Namespace,
+    /// Cgroup root.
+    pub cgroup: Namespace,
+}
+
+/// Everything that a container's spec is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Version that the handler understands.
+    pub oci_version: String,
+    /// The first process.
+    pub process: oci::Process,
+    /// The mounted root.
+    pub root: oci::Root,
+    /// Host name; empty in the host's UTS namespace.
+    pub hostname: String,
+    /// Mounts, resolved.
+    pub mounts: Vec<oci::Mount>,
+    /// The request's bind mounts, for the root's propagation.
+    pub binds: Vec<Bind>,
+    /// Namespaces.
+    pub namespaces: Namespaces,
+    /// Path of the cgroup.
+    pub cgroups_path: String,
+    /// Limits; device rules are added here.
+    pub resources: oci::Resources,
+    /// Devices beside the default ones.
+    pub devices: Vec<oci::Device>,
+    /// Rules for [`Self::devices`].
+    pub device_rules: Vec<oci::DeviceRule>,
+    /// Sees all devices, and no path is masked.
+    pub privileged: bool,
+    /// Filter; `None` is unconfined.
+    pub seccomp: Option<oci::Seccomp>,
+    /// Paths that read as nothing; `None` for the default.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths that can't be written; `None` for the default.
+    pub readonly_paths: Option<Vec<String>>,
+    /// Annotations of the bundle.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Paths hidden by default: the kernel's secrets and knobs that no namespace covers.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/dev/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+];
+/// Paths that can't be written by default.
+const READONLY: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// Builds the spec.
+#[must_use]
+pub fn build(parts: Parts) -> oci::Spec {
+    let Parts {
+        privileged,
+        mut resources,
+        ..
+    } = parts;
+    resources.devices = device_rules(privileged, parts.device_rules);
+    let paths = |given: Option<Vec<String>>, default: &[&str]| match given {
+        _ if privileged => Vec::new(),
+        Some(paths) => paths,
+        None => default.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    oci::Spec {
+        oci_version: parts.oci_version,
+        process: Some(parts.process),
+        root: Some(parts.root),
+        hostname: parts.hostname,
+        mounts: parts.mounts,
+        annotations: parts.annotations,
+        linux: Some(oci::Linux {
+            namespaces: namespaces(parts.namespaces),
+            devices: parts.devices,
+            cgroups_path: parts.cgroups_path,
+            resources: Some(resources),
+            rootfs_propagation: crate::mounts::root_propagation(&parts.binds).to_owned(),
+            seccomp: parts.seccomp,
+            sysctl: BTreeMap::new(),
+            masked_paths: paths(parts.masked_paths, MASKED),
+            readonly_paths: paths(parts.readonly_paths, READONLY),
+        }),
+    }
+}
+
+fn namespaces(from: Namespaces) -> Vec<oci::Namespace> {
+    let all = [
+        ("pid", from.pid),
+        ("network", from.network),
+        ("ipc", from.ipc),
+        ("uts", from.uts),
+        ("mount", Namespace::New),
+        ("cgroup", from.cgroup),
+    ];
+    let all = all.into_iter().filter_map(|(kind, from)| {
+        let path = match from {
+            Namespace::New => None,
+            Namespace::Join(path) => Some(path),
+            Namespace::Host => return None,
+        };
+        Some(oci::Namespace {
+            kind: kind.to_owned(),
+            path,
+        })
+    });
+    all.collect()
+}
+
+/// Nothing but the standard devices, which runtimes add themselves, and what is given.
+fn device_rules(privileged: bool, given: Vec<oci::DeviceRule>) -> Vec<oci::DeviceRule> {
+    let all = oci::DeviceRule {
+        allow: privileged,
+        access: "rwm".to_owned(),
+        ..Default::default()
+    };
+    std::iter::once(all).chain(given).collect()
+}
