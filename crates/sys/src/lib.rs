@@ -5,6 +5,11 @@
 //! says which man page and kernel version it stands on. `grep 'allow(unsafe_code'` lists all of
 //! the project's unsafe code.
 
+pub mod beneath;
+pub mod durable;
+pub mod fault;
+pub mod lock;
+pub mod mount;
 pub mod pidfd;
 pub mod pool;
 pub mod reap;

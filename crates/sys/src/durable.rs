@@ -1,0 +1,188 @@
+//! Files that are replaced whole: readers see the old bytes or the new ones, never a mixture.
+//!
+//! *Durable* means that the bytes and the name outlive a power cut once the call is back (the
+//! file is synced before its name, the directory after). *Volatile* means atomic towards other
+//! processes only: after a power cut the file may be old, new, or (not on ext4) empty.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{CWD, RenameFlags};
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// Replaces `path` by `bytes` with `mode`, durably.
+///
+/// # Errors
+/// Of the calls it makes; the old file is then still there.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = Temporary::write(path, bytes, mode, true)?;
+    temporary.rename(path, RenameFlags::empty())?;
+    sync_parent(path)
+}
+
+/// Replaces `path` by `bytes` with `mode` without waiting for any disk.
+///
+/// # Errors
+/// Of the calls it makes; the old file is then still there.
+pub fn replace_volatile(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    Temporary::write(path, bytes, mode, false)?.rename(path, RenameFlags::empty())
+}
+
+/// Makes `path` with `bytes` and `mode`, durably.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where there is such a file: it stays as it is.
+pub fn create_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = Temporary::write(path, bytes, mode, true)?;
+    temporary.rename(path, RenameFlags::NOREPLACE)?;
+    sync_parent(path)
+}
+
+/// Renames `from` to `to`, replacing it, and waits for neither directory.
+///
+/// # Errors
+/// Of `rename(2)`.
+pub fn rename_volatile(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat(CWD, from, CWD, to)?)
+}
+
+/// Renames `from` to `to` where `to` does not exist, and waits for neither directory.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`]; else of `renameat2(2)`.
+pub fn rename_new_volatile(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(
+        CWD,
+        from,
+        CWD,
+        to,
+        RenameFlags::NOREPLACE,
+    )?)
+}
+
+/// Renames `from` to `to`, replacing it, durably. What `from` holds is not synced.
+///
+/// # Errors
+/// Of the calls it makes.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    rename_volatile(from, to)?;
+    sync_parent(to)?;
+    if from.parent() == to.parent() {
+        Ok(())
+    } else {
+        sync_parent(from)
+    }
+}
+
+/// Makes the names in directory `path` durable.
+///
+/// # Errors
+/// Of `open(2)` and `fsync(2)`.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes everything durable that was written to the file system of `file` (`syncfs(2)`). Since
+/// Linux 5.8 it reports errors of writing back.
+///
+/// # Errors
+/// Of `syncfs(2)`.
+pub fn sync_filesystem(file: impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    sync_dir(parent(path))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A file under a name of its own that is removed unless it gets its real one.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn write(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<Self> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let temporary = Self(parent(path).join(temporary_name(name)));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary.0)?;
+        file.write_all(bytes)?;
+        if sync {
+            file.sync_all()?;
+        }
+        Ok(temporary)
+    }
+
+    fn rename(mut self, to: &Path, flags: RenameFlags) -> io::Result<()> {
+        rustix::fs::renameat_with(CWD, &self.0, CWD, to, flags)?;
+        self.0 = PathBuf::new();
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            // The error that brought us here is the one worth telling.
+            #[allow(
+                clippy::let_underscore_must_use,
+                reason = "clean-up after another error"
+            )]
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
+fn temporary_name(name: &OsStr) -> OsString {
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let mut temporary = OsString::from(".tmp-");
+    temporary.push(name);
+    temporary.push(format!("-{}-{count}", std::process::id()));
+    temporary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn files_are_replaced_whole_and_new_ones_never_replace() {
+        let dir = std::env::temp_dir().join(format!("crioxide-durable-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let path = dir.join("file");
+        create_new(&path, b"one", 0o600).unwrap();
+        let again = create_new(&path, b"two", 0o600).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        replace(&path, b"three", 0o640).unwrap();
+        replace_volatile(&path, b"four", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"four");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        rename(&path, &dir.join("other")).unwrap();
+        assert_eq!(
+            fs::read_dir(&dir).unwrap().count(),
+            1,
+            "no temporary file stays"
+        );
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
