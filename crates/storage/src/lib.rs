@@ -1,1 +1,39 @@
-//! To be written.
+//! Images, layers and writable layers on disk, in the format of containers/storage (overlay
+//! driver), so that podman, skopeo and buildah share the store with us while all run.
+//!
+//! Owns everything below the graph root (`overlay/`, `overlay-layers/`, `overlay-images/`,
+//! `overlay-containers/`) and the same below the run root, but for what podman alone keeps there
+//! (`libpod/`, `db.sql`, …). Knows nothing of registries, pods or runtimes: a layer comes as an
+//! uncompressed tar stream, an image as bytes under names, a container's metadata as a string.
+//!
+//! Invariants:
+//! * A layer's data is on disk before the record that names it; the record is written marked
+//!   `incomplete` first, and whoever takes the lock may remove what is still marked.
+//! * Unpacking holds no lock. It happens in `overlay/staging`, the one place in `overlay/` where
+//!   peers tolerate a directory that no record names.
+//! * Every change of a table is made under its file's write lock and rewrites the 64 bytes by
+//!   which the others notice ([`table`](table)); lists never wait for a lock that a peer holds.
+//! * What a tar holds reaches the disk only beneath a directory descriptor.
+//!
+//! Everything blocks: callers run it on a pool.
+
+mod containers;
+mod digest;
+mod error;
+mod ids;
+mod images;
+mod layers;
+pub mod limits;
+mod staging;
+mod store;
+mod unpack;
+
+pub use containers::{Container, NewContainer};
+pub use digest::{Digest, Hasher};
+pub use error::Error;
+pub use ids::{ContainerId, ImageId, LayerId};
+pub use images::{Image, NewImage};
+pub use layers::{Compression, NewLayer};
+pub use staging::StagedLayer;
+pub use store::{Options, Store, Usage};
+pub use unpack::UnpackLimits;

@@ -1,0 +1,29 @@
+//! Bounds on what comes from outside; each says who set it.
+
+/// Bytes of an ID: one component of a path (the kernel's `NAME_MAX`).
+pub const ID_BYTES: usize = 255;
+/// Layers on top of each other (the kernel's limit of overlay lowers; containers/storage too).
+pub const LOWERS: usize = 500;
+/// Bytes of one PAX header, long name or long link name (as Go's archive/tar, which peers use).
+pub const EXTENDED_HEADER_BYTES: u64 = 1 << 20;
+/// Data segments of one sparse file (ours: 1 MiB of map).
+pub const SPARSE_SEGMENTS: usize = 1 << 16;
+/// Bytes of a path in a layer (the kernel's `PATH_MAX`, with the NUL).
+pub const PATH_BYTES: usize = 4095;
+/// Bytes of one component of a path in a layer (the kernel's `NAME_MAX`).
+pub const NAME_BYTES: usize = 255;
+/// Extended attributes of one file in a layer (ours).
+pub const XATTRS: usize = 128;
+/// Bytes of one extended attribute's value (the kernel's `XATTR_SIZE_MAX`).
+pub const XATTR_BYTES: usize = 64 << 10;
+/// Entries of a layer, unless the caller says otherwise (ours: 16 times the inodes of the
+/// largest layers in public use).
+pub const ENTRIES: u64 = 4_000_000;
+/// Bytes of an uncompressed layer, unless the caller says otherwise (ours).
+pub const LAYER_BYTES: u64 = 256 << 30;
+/// Bytes of one JSON file of the store (ours: a peer writes it, root both).
+pub const TABLE_BYTES: u64 = 512 << 20;
+/// Bytes of one big data item of an image (ours: manifests and configurations are below 4 MiB).
+pub const BIG_DATA_BYTES: u64 = 64 << 20;
+/// Bytes of a `link` or `lower` file (500 short names of 28 bytes, and a colon each).
+pub const LOWER_FILE_BYTES: u64 = 64 << 10;
