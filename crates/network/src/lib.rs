@@ -1,1 +1,27 @@
-//! To be written.
+//! Pod networks by CNI: which network there is, attaching a pod to it, detaching it, and
+//! freeing what a crash or a power cut left behind.
+//!
+//! Owns `<cache_dir>/results/` (libcni's result cache, in libcni's format, so that a node can be
+//! switched from and to other CRI runtimes). Reads the configuration directory; runs the plugins.
+//! Knows nothing of images, containers or gRPC. Everything blocks: the daemon calls it from a
+//! pool and hands a time-out in.
+//!
+//! Invariant: a cache entry exists from before the first plugin of an ADD runs until a DEL has
+//! succeeded. So whatever a plugin may hold for a pod can always be found and freed.
+
+mod bandwidth;
+mod cache;
+mod config;
+mod error;
+pub mod limits;
+mod loopback;
+mod network;
+mod plugin;
+mod pod;
+mod result;
+mod version;
+
+pub use bandwidth::{BadBandwidth, Bandwidth};
+pub use error::{Error, NotReady, Result};
+pub use network::{Attachment, Collected, Network, Options};
+pub use pod::{Pod, PortMapping, Protocol};
