@@ -1,0 +1,115 @@
+//! What a runtime says of itself (runtime-spec, features.md).
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use sys::spawn::{Program, run};
+
+/// The version that every runtime of the last years takes.
+const OLDEST: &str = "1.0.2";
+/// The version that our specs are written for.
+const OURS: &str = "1.2.0";
+/// How long a runtime may take to describe itself.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a runtime can do, as far as we ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Features {
+    /// `ociVersion` to write: the newest that both sides know.
+    pub oci_version: String,
+    /// Recursive read-only mounts.
+    pub recursive_readonly: bool,
+    /// Id-mapped mounts.
+    pub id_mapped_mounts: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Document {
+    oci_version_max: String,
+    mount_options: Vec<String>,
+    linux: Linux,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Linux {
+    mount_extensions: MountExtensions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct MountExtensions {
+    idmap: Enabled,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Enabled {
+    enabled: Option<bool>,
+}
+
+impl Features {
+    /// Asks the runtime at `path`. One that has no `features` command, as Debian 12's crun, gets
+    /// what the oldest can do.
+    #[must_use]
+    pub fn ask(path: &Path) -> Self {
+        let asked = run(&Program::new(path, TIMEOUT).arg("features"));
+        let text = asked
+            .ok()
+            .filter(|output| output.status.success())
+            .map(|output| output.stdout);
+        Self::parse(text.as_deref().unwrap_or_default())
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        let document: Document = serde_json::from_slice(text).unwrap_or_default();
+        let theirs = version(&document.oci_version_max);
+        let both = theirs
+            .min(version(OURS))
+            .max(version(OLDEST))
+            .unwrap_or((1, 0, 2));
+        Self {
+            oci_version: format!("{}.{}.{}", both.0, both.1, both.2),
+            recursive_readonly: document.mount_options.iter().any(|option| option == "rro"),
+            id_mapped_mounts: document.linux.mount_extensions.idmap.enabled == Some(true),
+        }
+    }
+}
+
+/// Three numbers; what follows a `-` or `+` is left out.
+fn version(text: &str) -> Option<(u32, u32, u32)> {
+    let numbers = text.split(['-', '+']).next()?;
+    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??, numbers.next()??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_that_both_know_is_used() {
+        for (text, wanted) in [
+            ("", "1.0.2"),
+            ("garbage", "1.0.2"),
+            (r#"{"ociVersionMax":"1.0.2-dev"}"#, "1.0.2"),
+            (r#"{"ociVersionMax":"1.1.0+dev"}"#, "1.1.0"),
+            (r#"{"ociVersionMax":"1.9.0"}"#, "1.2.0"),
+        ] {
+            assert_eq!(
+                Features::parse(text.as_bytes()).oci_version,
+                wanted,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn options_are_found() {
+        let text = br#"{"ociVersionMax":"1.2.0","mountOptions":["ro","rro"],"linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        let features = Features::parse(text);
+        assert!(features.recursive_readonly && features.id_mapped_mounts);
+    }
+}

@@ -1,0 +1,205 @@
+//! Handlers by name.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::{Error, Features};
+
+/// A handler as it is configured.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Its name.
+    pub name: String,
+    /// The runtime's program; empty to look the name up in `PATH`.
+    pub path: PathBuf,
+    /// `runtime_type`; empty and `oci` are the same, `pod` is taken as that.
+    pub kind: String,
+    /// Directory of the runtime's state; empty for the runtime's default.
+    pub root: PathBuf,
+    /// Default seccomp profile; empty for the common one.
+    pub seccomp_profile: PathBuf,
+    /// How long creating a container may take.
+    pub create_timeout: Duration,
+    /// Smallest memory limit that a container starts with, in bytes.
+    pub minimum_memory: i64,
+    /// Annotations of pods that are passed on and acted on.
+    pub allowed_annotations: Vec<String>,
+    /// Privileged containers do not see the host's devices.
+    pub privileged_without_host_devices: bool,
+    /// Where the monitor's cgroup is made: empty or `pod`, or a path.
+    pub monitor_cgroup: String,
+    /// Whether `--no-pivot` is passed.
+    pub no_pivot: bool,
+}
+
+/// A handler that is there and can be used.
+#[derive(Debug, Clone)]
+pub struct Handler {
+    /// How it is configured, with the program's resolved path.
+    pub config: Config,
+    /// What it can do.
+    pub features: Features,
+}
+
+impl Handler {
+    /// Arguments that stand before the runtime's sub-command.
+    #[must_use]
+    pub fn global_arguments(&self) -> Vec<String> {
+        match self.config.root.as_os_str().is_empty() {
+            true => Vec::new(),
+            false => vec!["--root".to_owned(), self.config.root.display().to_string()],
+        }
+    }
+
+    /// Arguments of `create` beside the common ones.
+    #[must_use]
+    pub fn create_arguments(&self) -> Vec<String> {
+        if self.config.no_pivot {
+            vec!["--no-pivot".to_owned()]
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+/// All handlers that can be used.
+#[derive(Debug, Clone)]
+pub struct Handlers {
+    default: String,
+    by_name: BTreeMap<String, Handler>,
+}
+
+impl Handlers {
+    /// Looks up and asks every configured runtime. Those that can't be used, other than the
+    /// default one, are left out and told.
+    ///
+    /// # Errors
+    /// The default handler is unknown or can't be used.
+    pub fn find(configs: Vec<Config>, default: &str) -> Result<(Self, Vec<Error>), Error> {
+        let known = configs.iter().map(|config| config.name.clone()).collect();
+        let mut by_name = BTreeMap::new();
+        let mut unusable = Vec::new();
+        for config in configs {
+            let name = config.name.clone();
+            match usable(config) {
+                Ok(handler) => drop(by_name.insert(name, handler)),
+                Err(error) if name == default => return Err(error),
+                Err(error) => unusable.push(error),
+            }
+        }
+        if !by_name.contains_key(default) {
+            return Err(Error::Unknown {
+                name: default.to_owned(),
+                known,
+            });
+        }
+        Ok((
+            Self {
+                default: default.to_owned(),
+                by_name,
+            },
+            unusable,
+        ))
+    }
+
+    /// The handler `name`; an empty name is the default one.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn get(&self, name: &str) -> Result<&Handler, Error> {
+        let wanted = if name.is_empty() { &self.default } else { name };
+        self.by_name.get(wanted).ok_or_else(|| Error::Unknown {
+            name: name.to_owned(),
+            known: self.by_name.keys().cloned().collect(),
+        })
+    }
+
+    /// Every handler by name, the default one first under an empty name too.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Handler)> {
+        let default = self.by_name.get(&self.default).map(|handler| ("", handler));
+        default.into_iter().chain(
+            self.by_name
+                .iter()
+                .map(|(name, handler)| (name.as_str(), handler)),
+        )
+    }
+}
+
+fn usable(mut config: Config) -> Result<Handler, Error> {
+    if !matches!(config.kind.as_str(), "" | "oci" | "pod") {
+        return Err(Error::Kind {
+            name: config.name,
+            kind: config.kind,
+        });
+    }
+    let found = if config.path.as_os_str().is_empty() {
+        in_path(&config.name)
+    } else {
+        is_program(&config.path)
+    };
+    let Some(path) = found else {
+        let path = if config.path.as_os_str().is_empty() {
+            PathBuf::from(&config.name)
+        } else {
+            config.path
+        };
+        return Err(Error::NoProgram {
+            name: config.name,
+            path,
+        });
+    };
+    let features = Features::ask(&path);
+    config.path = path;
+    Ok(Handler { config, features })
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).find_map(|dir| is_program(&dir.join(name)))
+}
+
+fn is_program(path: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = path.metadata().ok()?;
+    (metadata.is_file() && metadata.permissions().mode() & 0o111 != 0).then(|| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str, path: &str) -> Config {
+        Config {
+            name: name.into(),
+            path: path.into(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn an_unusable_handler_is_left_out_unless_it_is_the_default() {
+        let configs = || {
+            vec![
+                config("good", "/bin/true"),
+                config("bad", "/no/such"),
+                Config {
+                    kind: "vm".into(),
+                    ..config("vm", "/bin/true")
+                },
+            ]
+        };
+        let (handlers, unusable) = Handlers::find(configs(), "good").unwrap();
+        assert_eq!(unusable.len(), 2);
+        assert_eq!(handlers.get("").unwrap().config.name, "good");
+        assert!(matches!(handlers.get("bad"), Err(Error::Unknown { .. })));
+        assert!(matches!(
+            Handlers::find(configs(), "bad"),
+            Err(Error::NoProgram { .. })
+        ));
+        assert!(matches!(
+            Handlers::find(configs(), "none"),
+            Err(Error::Unknown { .. })
+        ));
+    }
+}
