@@ -23,8 +23,6 @@ use crate::result::CniResult;
 use crate::version::Version;
 
 const KIND: &str = "cniCacheV1";
-/// Separates names that libcni never makes from those of attachments.
-const TEMPORARY: &str = ".new-";
 
 /// The directory of entries.
 #[derive(Debug)]
@@ -90,21 +88,18 @@ impl Cache {
         let name = file_name(&network.name, &target.container_id, &target.interface);
         let path = self.directory.join(&name);
         let bytes = serde_json::to_vec(&file).expect("a cache entry serialises");
-        self.replace(&name, &bytes)
+        self.replace(&path, &bytes)
             .map_err(|error| Error::io("write CNI cache entry", path, error))
     }
 
-    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.directory.join(format!("{TEMPORARY}{name}"));
-        if let Err(error) = fs::write(&temporary, bytes) {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error);
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        match sys::durable::replace_volatile(path, bytes, 0o600) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.directory)?;
+                sys::durable::replace_volatile(path, bytes, 0o600)
             }
-            fs::create_dir_all(&self.directory)?;
-            fs::write(&temporary, bytes)?;
+            done => done,
         }
-        rustix::fs::rename(&temporary, self.directory.join(name))?;
-        Ok(())
     }
 
     /// Removes an entry; absent is fine.
@@ -159,7 +154,7 @@ impl Cache {
         for entry in entries {
             let name = entry.map_err(fail)?.file_name();
             if let Some(name) = name.to_str()
-                && !name.starts_with(TEMPORARY)
+                && !name.starts_with('.')
                 && !name.ends_with("-lo")
             {
                 names.push(name.to_owned());

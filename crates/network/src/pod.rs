@@ -99,8 +99,14 @@ impl Pod {
     /// What there is for plugins that declare the capability of that name.
     pub(crate) fn capability_args(&self) -> Map<String, Value> {
         let mut args = Map::new();
-        if !self.port_mappings.is_empty() {
-            args.insert("portMappings".to_owned(), json!(self.port_mappings));
+        // Port 0 of the node is no mapping; portmap would refuse it, in DEL as well.
+        let mapped: Vec<_> = self
+            .port_mappings
+            .iter()
+            .filter(|port| port.host_port != 0)
+            .collect();
+        if !mapped.is_empty() {
+            args.insert("portMappings".to_owned(), json!(mapped));
         }
         if let Some(bandwidth) = self.bandwidth {
             args.insert("bandwidth".to_owned(), json!(bandwidth));
