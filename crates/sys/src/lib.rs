@@ -6,11 +6,14 @@
 //! the project's unsafe code.
 
 pub mod beneath;
+pub mod cgroup;
 pub mod durable;
 pub mod fault;
 pub mod lock;
 pub mod mount;
 pub mod pidfd;
 pub mod pool;
+pub mod random;
 pub mod reap;
+pub mod seqpacket;
 pub mod spawn;

@@ -82,7 +82,7 @@ impl fmt::Display for Status {
 }
 
 /// Open `cgroup.procs` files, one of each hierarchy: a child writes itself into them before it
-/// runs its program.
+/// runs its program. Made by [`crate::cgroup::Cgroup::entry`].
 #[derive(Debug)]
 pub struct EnterCgroup(pub Vec<OwnedFd>);
 

@@ -1,0 +1,79 @@
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::*;
+use crate::spawn::{Session, Spec, Status, spawn};
+
+/// Removed even where the test fails.
+struct Made(Cgroup);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let killed = self.0.kill().map(|_| wait_until_empty(&self.0));
+        let removed = self.0.remove();
+        if !std::thread::panicking() {
+            killed.unwrap();
+            removed.unwrap();
+        }
+    }
+}
+
+/// What is nobody's child of ours is waited for by descriptor.
+fn wait_until_empty(cgroup: &Cgroup) {
+    for pid in cgroup.processes().unwrap() {
+        if let Ok(pidfd) = crate::pidfd::open(pid) {
+            crate::pidfd::wait_ended(pidfd.as_fd(), Some(Duration::from_secs(10))).unwrap();
+        }
+    }
+}
+
+fn paths(cgroup: &Cgroup) -> BTreeSet<&Path> {
+    cgroup.paths().collect()
+}
+
+fn may_make(name: &str) -> Option<Made> {
+    let cgroup = Cgroup::at(&format!("/crioxide-{name}-{}", std::process::id())).unwrap();
+    match cgroup.make() {
+        Ok(()) => Some(Made(cgroup)),
+        Err(err) => {
+            eprintln!("skipped: no cgroups here: {err}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_child_is_born_in_its_cgroup_and_killed_with_it() {
+    let Some(made) = may_make("born") else { return };
+    let entry = made.0.entry().unwrap();
+    let mut spec = Spec::new(Path::new("/bin/sh"));
+    spec.args = ["-c", "sleep 100 & sleep 100"].map(Into::into).into();
+    spec.env = vec![("PATH".into(), "/bin:/usr/bin".into())];
+    spec.cgroup = Some(&entry);
+    spec.session = Session::Own;
+    let mut child = spawn(&spec).unwrap();
+    assert!(made.0.processes().unwrap().contains(&child.pid()));
+    let found = of_process(child.pid()).unwrap().named("crioxide-born");
+    assert_eq!(paths(&found), paths(&made.0));
+    assert!(made.0.kill().unwrap().contains(&child.pid()));
+    let status = child.wait(Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(status, Some(Status::Signaled(9)));
+    wait_until_empty(&made.0);
+    assert_eq!(made.0.oom_kills(), 0);
+}
+
+#[test]
+fn what_is_shared_is_not_taken_for_ones_own() {
+    let own = of_process(rustix::process::getpid()).unwrap();
+    assert!(own.named("an-id-that-is-nowhere").is_empty());
+    assert!(Cgroup::at("relative").is_err());
+    assert!(Cgroup::at("/a/../b").is_err());
+    assert_eq!(
+        Cgroup::at("/crioxide-not-there")
+            .unwrap()
+            .processes()
+            .unwrap(),
+        []
+    );
+    Cgroup::at("/crioxide-not-there").unwrap().remove().unwrap();
+}
