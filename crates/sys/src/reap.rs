@@ -48,15 +48,10 @@ pub fn orphans() -> io::Result<Vec<(Pid, Status)>> {
     Ok(reaped)
 }
 
-/// Reaps every child that has ended, registered or not: for a process with one thread that
-/// knows all its children, such as the monitor.
+/// Reaps the child `pid` if it is one and has ended.
 #[must_use]
-pub fn all() -> Vec<(Pid, Status)> {
-    let mut reaped = Vec::new();
-    while let Ok(Some((pid, status))) = wait(libc::P_ALL, 0, libc::WNOHANG) {
-        reaped.extend(Pid::from_raw(pid).map(|pid| (pid, status)));
-    }
-    reaped
+pub fn one(pid: Pid) -> Option<Status> {
+    wait_pid(pid.as_raw_nonzero().get()).ok().flatten()
 }
 
 /// Our children: those of every thread. `proc_pid_children(5)`.

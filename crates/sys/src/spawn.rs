@@ -351,8 +351,7 @@ impl Child {
         self.try_wait()
     }
 
-    /// Tells that [`crate::reap::all`] reaped it.
-    pub fn reaped(&mut self, status: Status) {
+    fn reaped(&mut self, status: Status) {
         self.status = Some(status);
         registry::forget(self.pid);
     }

@@ -228,7 +228,10 @@ extern "C" fn in_child(arg: *mut c_void) -> c_int {
 }
 
 #[allow(unsafe_code, reason = "errno of the calling thread")]
-#[allow(clippy::multiple_unsafe_ops_per_block, reason = "the address and its content")]
+#[allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "the address and its content"
+)]
 fn errno() -> c_int {
     // SAFETY: always a valid pointer for the running thread.
     unsafe { *libc::__errno_location() }
@@ -321,7 +324,10 @@ fn set_oom_score(plan: &Plan) {
     unsafe_code,
     reason = "runs between clone and execve: system calls only"
 )]
-#[allow(clippy::multiple_unsafe_ops_per_block, reason = "one array access each")]
+#[allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "one array access each"
+)]
 fn move_fds(plan: &mut Plan) -> Result<(), &'static CStr> {
     for at in 0..plan.fd_count {
         // SAFETY: within the parent's array, which nobody else uses now.
