@@ -1,11 +1,18 @@
 //! Images: a record in `images.json` and the bytes of manifest, configuration and signatures.
 
+mod big_data;
+mod remove;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::{Digest, Error, ImageId, LayerId, Store};
+pub(crate) use self::big_data::file_name;
+use crate::record::{self, ImageRecord};
+use crate::table::Half;
+use crate::{Digest, Error, ImageId, LayerId, Store, layers};
 
 /// An image in the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Hexadecimal digest of its configuration.
     pub id: ImageId,
@@ -15,7 +22,7 @@ pub struct Image {
     pub digests: Vec<Digest>,
     /// References that name it, fully qualified (`docker.io/library/busybox:latest`).
     pub names: Vec<String>,
-    /// References that name it or did.
+    /// References that name it or did, newest first.
     pub names_history: Vec<String>,
     /// Its top layer; an image without any layer has none.
     pub top_layer: Option<LayerId>,
@@ -48,6 +55,66 @@ pub struct NewImage {
     pub metadata: String,
 }
 
+/// All images of a snapshot, and by name.
+pub(crate) struct ImageIndex {
+    list: Arc<[Arc<Image>]>,
+    by_id: HashMap<ImageId, usize>,
+    by_name: HashMap<String, usize>,
+}
+
+/// Makes the index from the records.
+pub(crate) fn index(rows: &[Arc<ImageRecord>]) -> ImageIndex {
+    let list: Arc<[_]> = rows
+        .iter()
+        .map(|row| Arc::new(Image::from(row.as_ref())))
+        .collect();
+    let by_id = list
+        .iter()
+        .enumerate()
+        .map(|(at, image)| (image.id.clone(), at))
+        .collect();
+    let names = list.iter().enumerate();
+    let names = names.flat_map(|(at, image)| image.names.iter().map(move |n| (n.clone(), at)));
+    ImageIndex {
+        by_name: names.collect(),
+        by_id,
+        list,
+    }
+}
+
+impl From<&ImageRecord> for Image {
+    fn from(record: &ImageRecord) -> Self {
+        let digest: Option<Digest> = record.digest.parse().ok();
+        let digest = digest.or_else(|| record.big_data.digests.get("manifest")?.parse().ok());
+        let mut digests: Vec<Digest> = digest.iter().cloned().collect();
+        for (key, of) in &record.big_data.digests {
+            if let (true, Ok(of)) = (key.starts_with("manifest"), of.parse())
+                && !digests.contains(&of)
+            {
+                digests.push(of);
+            }
+        }
+        let sizes = &record.big_data.sizes;
+        let size = |key| u64::try_from(sizes.get(key).copied().unwrap_or(0)).unwrap_or(0);
+        Self {
+            id: record.id.clone(),
+            digest,
+            digests,
+            names: record.names.clone(),
+            names_history: record.names_history.clone(),
+            top_layer: record.top_layer.clone(),
+            created: record::nanoseconds(&record.created),
+            big_data: record
+                .big_data
+                .names
+                .iter()
+                .map(|key| (key.clone(), size(key)))
+                .collect(),
+            metadata: record.metadata.clone(),
+        }
+    }
+}
+
 impl Store {
     /// All images. Costs one read of 64 bytes while nothing changed, and never waits for a
     /// peer's lock once there was a first answer.
@@ -55,7 +122,7 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`] (at first only), [`Error::Damaged`], [`Error::Io`].
     pub fn images(&self) -> Result<Arc<[Arc<Image>]>, Error> {
-        unimplemented!()
+        Ok(Arc::clone(&self.0.images.read()?.view.list))
     }
 
     /// The image `id`.
@@ -63,7 +130,13 @@ impl Store {
     /// # Errors
     /// [`Error::ImageUnknown`]; else as [`Store::images`].
     pub fn image(&self, id: &ImageId) -> Result<Arc<Image>, Error> {
-        unimplemented!("{id}")
+        let images = self.0.images.read()?;
+        let at = images
+            .view
+            .by_id
+            .get(id)
+            .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        Ok(Arc::clone(&images.view.list[*at]))
     }
 
     /// The image that `name` (fully qualified) names.
@@ -71,23 +144,27 @@ impl Store {
     /// # Errors
     /// [`Error::ImageUnknown`]; else as [`Store::images`].
     pub fn image_by_name(&self, name: &str) -> Result<Arc<Image>, Error> {
-        unimplemented!("{name}")
+        let images = self.0.images.read()?;
+        let at = images
+            .view
+            .by_name
+            .get(name)
+            .ok_or_else(|| Error::ImageUnknown(name.into()))?;
+        Ok(Arc::clone(&images.view.list[*at]))
     }
 
-    /// An item of an image: its manifest, its configuration.
-    ///
-    /// # Errors
-    /// [`Error::NoBigData`], [`Error::ImageUnknown`], [`Error::Io`].
-    pub fn big_data(&self, id: &ImageId, key: &str) -> Result<Vec<u8>, Error> {
-        unimplemented!("{id} {key}")
-    }
-
-    /// Bytes of an image: its uncompressed layers, as their records say, and its big data.
+    /// Bytes of an image: its uncompressed layers, as their records say, and its big data. From
+    /// the snapshots: nothing on disk is touched.
     ///
     /// # Errors
     /// As [`Store::image`].
     pub fn image_size(&self, id: &ImageId) -> Result<u64, Error> {
-        unimplemented!("{id}")
+        let image = self.image(id)?;
+        let snapshot = self.0.layers.read()?;
+        let layers: u64 = layers::chain(&snapshot, image.top_layer.as_ref())
+            .map(|layer| u64::try_from(layer.diff_size).unwrap_or(0))
+            .sum();
+        Ok(layers + image.big_data.iter().map(|(_, size)| size).sum::<u64>())
     }
 
     /// Records an image, durably. A name that another image has moves here and stays in that
@@ -96,7 +173,67 @@ impl Store {
     /// # Errors
     /// [`Error::LayerUnknown`] where a peer removed the top layer meanwhile: pull again.
     pub fn put_image(&self, image: NewImage) -> Result<Arc<Image>, Error> {
-        unimplemented!("{image:?}")
+        let layers = self.0.layers.hold()?;
+        let is_usable = |id: &LayerId| {
+            layers
+                .snapshot
+                .get(id.as_str())
+                .is_some_and(|layer| !layer.is_incomplete())
+        };
+        if let Some(top) = &image.top_layer
+            && !is_usable(top)
+        {
+            return Err(Error::LayerUnknown(top.clone()));
+        }
+        let mut images = self.0.images.write()?;
+        let known = images.get(image.id.as_str()).map(AsRef::as_ref).cloned();
+        let mut record = known.unwrap_or_else(|| ImageRecord::new(&image));
+        if !record.top_layer.as_ref().is_some_and(is_usable) {
+            record.top_layer.clone_from(&image.top_layer);
+        }
+        if record.metadata.is_empty() || image.metadata != "{}" {
+            record.metadata.clone_from(&image.metadata);
+        }
+        self.write_big_data(&mut record, &image.big_data)?;
+        for row in &mut images.rows {
+            if row.names.iter().any(|name| image.names.contains(name)) {
+                Arc::make_mut(row)
+                    .names
+                    .retain(|name| !image.names.contains(name));
+            }
+        }
+        for name in &image.names {
+            record.add_name(name);
+        }
+        match images.get_mut(image.id.as_str()) {
+            Some(row) => *row = record,
+            None => images.rows.push(Arc::new(record)),
+        }
+        images.save(Half::Stable)?;
+        let snapshot = images.snapshot();
+        let at = snapshot.view.by_id[&image.id];
+        Ok(Arc::clone(&snapshot.view.list[at]))
+    }
+
+    /// Adds a name to an image; one that another image has moves here.
+    ///
+    /// # Errors
+    /// [`Error::ImageUnknown`], [`Error::Locked`], [`Error::Damaged`], [`Error::Io`].
+    pub fn tag(&self, id: &ImageId, name: &str) -> Result<(), Error> {
+        let mut images = self.0.images.write()?;
+        images
+            .get(id.as_str())
+            .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        for row in &mut images.rows {
+            if row.id != *id && row.names.iter().any(|known| known == name) {
+                Arc::make_mut(row).names.retain(|known| known != name);
+            }
+        }
+        images
+            .get_mut(id.as_str())
+            .expect("found above")
+            .add_name(name);
+        images.save(Half::Stable)
     }
 
     /// Takes `name` from the image that has it, which stays; it is fine if none has it.
@@ -104,14 +241,48 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`], [`Error::Damaged`], [`Error::Io`].
     pub fn untag(&self, name: &str) -> Result<(), Error> {
-        unimplemented!("{name}")
+        let mut images = self.0.images.write()?;
+        let mut changed = false;
+        for row in &mut images.rows {
+            if row.names.iter().any(|known| known == name) {
+                Arc::make_mut(row).names.retain(|known| known != name);
+                changed = true;
+            }
+        }
+        if changed {
+            images.save(Half::Stable)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl ImageRecord {
+    fn new(image: &NewImage) -> Self {
+        Self {
+            id: image.id.clone(),
+            digest: image
+                .digest
+                .as_ref()
+                .map(Digest::to_string)
+                .unwrap_or_default(),
+            names: Vec::new(),
+            names_history: Vec::new(),
+            top_layer: None,
+            mapped_layers: Vec::new(),
+            metadata: String::new(),
+            big_data: record::BigData::default(),
+            created: image.created.map_or_else(record::now, record::time),
+            other: serde_json::Map::new(),
+        }
     }
 
-    /// Removes an image and those of its layers that nothing else uses.
-    ///
-    /// # Errors
-    /// [`Error::ImageInUse`] names a container; [`Error::ImageUnknown`].
-    pub fn remove_image(&self, id: &ImageId) -> Result<(), Error> {
-        unimplemented!("{id}")
+    /// Adds a name, and to the front of the history.
+    fn add_name(&mut self, name: &str) {
+        if !self.names.iter().any(|known| known == name) {
+            self.names.push(name.to_owned());
+        }
+        self.names_history.retain(|known| known != name);
+        self.names_history.insert(0, name.to_owned());
     }
 }

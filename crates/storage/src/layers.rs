@@ -1,6 +1,13 @@
 //! Layers of images: finding one again and committing a new one.
 
-use crate::{Digest, Error, LayerId, StagedLayer, Store};
+use std::fs;
+use std::sync::Arc;
+
+use crate::error::Context;
+use crate::record::LayerRecord;
+use crate::staging::Staging;
+use crate::table::{Half, Snapshot, Writing};
+use crate::{Digest, Error, LayerId, StagedLayer, Store, driver, open};
 
 /// How a layer's blob was compressed (the numbers are those in `layers.json`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +50,13 @@ impl Store {
         diff_id: &Digest,
         parent: Option<&LayerId>,
     ) -> Result<Option<LayerId>, Error> {
-        unimplemented!("{diff_id} {parent:?}")
+        let layers = self.0.layers.read()?;
+        Ok(find(
+            &layers.rows,
+            &LayerId::derived(parent, diff_id),
+            diff_id,
+            parent,
+        ))
     }
 
     /// Makes an unpacked layer one of the store's, durably: its data is synced, then recorded.
@@ -52,6 +65,166 @@ impl Store {
     /// # Errors
     /// [`Error::DiffIdMismatch`]; [`Error::LayerUnknown`] where a peer removed the parent.
     pub fn commit_layer(&self, staged: StagedLayer, layer: NewLayer) -> Result<LayerId, Error> {
-        unimplemented!("{staged:?} {layer:?}")
+        if staged.diff_id != layer.diff_id {
+            let StagedLayer {
+                diff_id: actual, ..
+            } = staged;
+            return Err(Error::DiffIdMismatch {
+                expected: layer.diff_id,
+                actual,
+            });
+        }
+        let parent = layer.parent.as_ref();
+        if let Some(id) = self.layer_for(&layer.diff_id, parent)? {
+            return Ok(id);
+        }
+        let paths = self.paths();
+        // Before the lock: the parent's directory never changes, and if a peer removes it the
+        // record of the parent is found missing below.
+        driver::write_links(paths, &staged.staging.layer(), &staged.link, parent).map_err(
+            |error| match (error, parent) {
+                (Error::Io { source, .. }, Some(parent))
+                    if source.kind() == std::io::ErrorKind::NotFound =>
+                {
+                    Error::LayerUnknown(parent.clone())
+                }
+                (error, _) => error,
+            },
+        )?;
+        if let (false, Some(parent)) = (staged.has_root, parent) {
+            driver::root_like_parent(paths, &staged.staging.diff(), parent)?;
+        }
+        sync(&staged.staging)?;
+        sys::fault::point("storage.layer.synced").at("commit", staged.staging.path())?;
+        self.record_layer(&staged, &layer)
     }
+
+    /// Bytes of a layer's uncompressed archive, as its record says.
+    ///
+    /// # Errors
+    /// [`Error::LayerUnknown`]; else as [`Store::images`].
+    pub fn layer_size(&self, id: &LayerId) -> Result<u64, Error> {
+        let layers = self.0.layers.read()?;
+        let layer = layers
+            .get(id.as_str())
+            .ok_or_else(|| Error::LayerUnknown(id.clone()))?;
+        Ok(u64::try_from(layer.diff_size).unwrap_or(0))
+    }
+
+    fn record_layer(&self, staged: &StagedLayer, layer: &NewLayer) -> Result<LayerId, Error> {
+        let paths = self.paths();
+        let mut layers = self.write_layers()?;
+        let parent = layer.parent.as_ref();
+        if let Some(parent) = parent
+            && layers.get(parent.as_str()).is_none()
+        {
+            return Err(Error::LayerUnknown(parent.clone()));
+        }
+        let derived = LayerId::derived(parent, &layer.diff_id);
+        if let Some(id) = find(&layers.rows, &derived, &layer.diff_id, parent) {
+            return Ok(id);
+        }
+        let taken = layers.get(derived.as_str()).is_some();
+        let id = if taken { LayerId::random() } else { derived };
+        layers.rows.push(Arc::new(record(&id, staged, layer)));
+        layers.save(Half::Stable)?;
+        sys::fault::point("storage.layer.recorded").at("commit", paths.layer(&id))?;
+        let mut put = || {
+            // Nobody owns a directory of that name: the record would say so.
+            staged.staging.take(&paths.layer(&id))?;
+            rename(&staged.staging.layer(), &paths.layer(&id))?;
+            rename(&staged.staging.tar_split(), &paths.tar_split(&id))?;
+            driver::make_link(paths, &staged.link, &id)?;
+            for dir in [paths.overlay(), paths.links(), paths.table("layers")] {
+                sys::durable::sync_dir(&dir).at("sync", dir)?;
+            }
+            sys::fault::point("storage.layer.placed").at("commit", paths.layer(&id))?;
+            layers
+                .get_mut(id.as_str())
+                .expect("pushed above")
+                .mark_complete();
+            layers.save(Half::Stable)
+        };
+        if let Err(error) = put() {
+            // What the record marks as incomplete anybody may remove, and we right now.
+            layers
+                .get_mut(id.as_str())
+                .expect("pushed above")
+                .mark_incomplete();
+            if let Err(undo) = open::remove_incomplete(paths, &mut layers, &staged.staging) {
+                tracing::warn!(layer = %id, error = %undo, "incomplete layer not removed");
+            }
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    /// The table of layers, to be changed, without incomplete ones.
+    pub(crate) fn write_layers(&self) -> Result<Writing<'_, LayerRecord, ()>, Error> {
+        let mut layers = self.0.layers.write()?;
+        if layers.rows.iter().any(|row| row.is_incomplete()) {
+            let trash = Staging::new(self.paths())?;
+            open::remove_incomplete(self.paths(), &mut layers, &trash)?;
+        }
+        Ok(layers)
+    }
+}
+
+/// Syncs a staged layer. One call for the file system: a layer has thousands of files.
+fn sync(staging: &Staging) -> Result<(), Error> {
+    let path = staging.path();
+    let dir = fs::File::open(path).at("open", path)?;
+    sys::durable::sync_filesystem(&dir).at("sync", path)
+}
+
+fn rename(from: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
+    sys::durable::rename_volatile(from, to).at("rename", from)
+}
+
+fn record(id: &LayerId, staged: &StagedLayer, layer: &NewLayer) -> LayerRecord {
+    let digest =
+        |digest: &Option<Digest>| digest.as_ref().map(Digest::to_string).unwrap_or_default();
+    let size = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
+    LayerRecord {
+        compressed_digest: digest(&layer.compressed_digest),
+        compressed_size: layer.compressed_size.map_or(0, size),
+        diff_digest: staged.diff_id.to_string(),
+        diff_size: size(staged.size),
+        compression: layer.compression as i64,
+        uidset: staged.owners.uids.iter().copied().collect(),
+        gidset: staged.owners.gids.iter().copied().collect(),
+        ..LayerRecord::new(id.clone(), layer.parent.clone())
+    }
+}
+
+/// A usable layer of that content on `parent`: the derived ID's if it is one.
+fn find(
+    rows: &[Arc<LayerRecord>],
+    derived: &LayerId,
+    diff_id: &Digest,
+    parent: Option<&LayerId>,
+) -> Option<LayerId> {
+    let fits = |row: &&Arc<LayerRecord>| {
+        row.diff_digest == diff_id.as_str()
+            && row.parent.as_ref() == parent
+            && !row.is_incomplete()
+            && !row.volatile
+            && !row.is_mapped()
+    };
+    let mut fitting = rows.iter().filter(fits);
+    let first = fitting.next()?;
+    let same = std::iter::once(first)
+        .chain(fitting)
+        .find(|row| row.id == *derived);
+    Some(same.unwrap_or(first).id.clone())
+}
+
+/// The chain of layers from `top` down. It ends at a missing one, and a loop of parents too.
+pub(crate) fn chain<'a>(
+    layers: &'a Snapshot<LayerRecord, ()>,
+    top: Option<&'a LayerId>,
+) -> impl Iterator<Item = &'a Arc<LayerRecord>> {
+    let first = top.and_then(|id| layers.get(id.as_str()));
+    std::iter::successors(first, |layer| layers.get(layer.parent.as_ref()?.as_str()))
+        .take(crate::limits::LOWERS + 1)
 }

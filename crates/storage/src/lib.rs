@@ -12,22 +12,32 @@
 //! * Unpacking holds no lock. It happens in `overlay/staging`, the one place in `overlay/` where
 //!   peers tolerate a directory that no record names.
 //! * Every change of a table is made under its file's write lock and rewrites the 64 bytes by
-//!   which the others notice ([`table`](table)); lists never wait for a lock that a peer holds.
+//!   which the others notice (the primer is in `table.rs`); lists never wait for a lock that a peer holds.
 //! * What a tar holds reaches the disk only beneath a directory descriptor.
 //!
 //! Everything blocks: callers run it on a pool.
 
+mod check;
 mod containers;
 mod digest;
+mod driver;
 mod error;
+mod gzip;
 mod ids;
 mod images;
 mod layers;
 pub mod limits;
+mod mounts;
+mod open;
+mod record;
 mod staging;
 mod store;
+mod table;
+mod tar;
+mod tar_split;
 mod unpack;
 
+pub use check::Damage;
 pub use containers::{Container, NewContainer};
 pub use digest::{Digest, Hasher};
 pub use error::Error;

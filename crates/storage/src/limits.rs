@@ -10,15 +10,17 @@ pub const EXTENDED_HEADER_BYTES: u64 = 1 << 20;
 pub const SPARSE_SEGMENTS: usize = 1 << 16;
 /// Bytes of a path in a layer (the kernel's `PATH_MAX`, with the NUL).
 pub const PATH_BYTES: usize = 4095;
+/// Bytes of all directories' paths of a layer, whose times are set last (ours).
+pub const DIRECTORY_PATH_BYTES: usize = 128 << 20;
 /// Bytes of one component of a path in a layer (the kernel's `NAME_MAX`).
 pub const NAME_BYTES: usize = 255;
 /// Extended attributes of one file in a layer (ours).
 pub const XATTRS: usize = 128;
 /// Bytes of one extended attribute's value (the kernel's `XATTR_SIZE_MAX`).
 pub const XATTR_BYTES: usize = 64 << 10;
-/// Entries of a layer, unless the caller says otherwise (ours: 16 times the inodes of the
+/// Entries of a layer, unless the caller says otherwise (ours: several times the inodes of the
 /// largest layers in public use).
-pub const ENTRIES: u64 = 4_000_000;
+pub const ENTRIES: u64 = 2_000_000;
 /// Bytes of an uncompressed layer, unless the caller says otherwise (ours).
 pub const LAYER_BYTES: u64 = 256 << 30;
 /// Bytes of one JSON file of the store (ours: a peer writes it, root both).

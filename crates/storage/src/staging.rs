@@ -1,15 +1,165 @@
-//! Layers on their way into the store, in `overlay/staging`.
+//! Directories in `overlay/staging`: layers on their way in, and what is on its way out.
+//!
+//! Each holds a `staging.lock` that its owner keeps locked. Whoever can lock it (we when we open
+//! the store, peers when they shut theirs down) may remove the directory.
 
-use crate::Digest;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sys::lock::{Kind, LockFile};
+
+use crate::driver::{self, Link};
+use crate::error::Context;
+use crate::store::Paths;
+use crate::{Digest, Error};
+
+const LOCK: &str = "staging.lock";
+
+/// A staging directory of ours. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    path: PathBuf,
+    _lock: LockFile,
+}
+
+impl Staging {
+    pub(crate) fn new(paths: &Paths) -> Result<Self, Error> {
+        let base = paths.staging();
+        loop {
+            let path = base.join(&crate::ids::random_hex()[..16]);
+            driver::make_dir(&path, 0o700)?;
+            let lock = path.join(LOCK);
+            let file = match LockFile::open(&lock) {
+                Ok(file) => file,
+                // A peer that sweeps found the directory before it had a lock.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).at("open", &lock),
+            };
+            if file.try_lock(Kind::Exclusive).at("lock", &lock)?
+                && file.is_linked().at("stat", &lock)?
+            {
+                return Ok(Self { path, _lock: file });
+            }
+        }
+    }
+
+    /// Makes what a layer's directory has, but for what depends on its parent.
+    pub(crate) fn make_layer_dirs(&self) -> Result<(), Error> {
+        let layer = self.layer();
+        driver::make_dir(&layer, 0o700)?;
+        driver::make_dir(&self.diff(), driver::ROOT_MODE)?;
+        driver::make_dir(&layer.join("work"), 0o700)?;
+        driver::make_dir(&layer.join("merged"), 0o700)?;
+        driver::make_dir(&self.replaced(), 0o700)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What becomes `overlay/<layer>`.
+    pub(crate) fn layer(&self) -> PathBuf {
+        self.path.join("dir")
+    }
+
+    pub(crate) fn diff(&self) -> PathBuf {
+        self.layer().join("diff")
+    }
+
+    pub(crate) fn tar_split(&self) -> PathBuf {
+        self.path.join("tar-split.gz")
+    }
+
+    /// Where files go that a later entry of their archive replaces.
+    pub(crate) fn replaced(&self) -> PathBuf {
+        self.path.join("replaced")
+    }
+
+    /// Moves `path` in here, to be removed with the directory; it is fine if there is none.
+    pub(crate) fn take(&self, path: &Path) -> Result<(), Error> {
+        let to = self
+            .path
+            .join(format!("gone-{}", &crate::ids::random_hex()[..8]));
+        match sys::durable::rename_new_volatile(path, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.at("rename", path),
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            // The next start sweeps it.
+            tracing::warn!(path = %self.path.display(), %error, "staging directory not removed");
+        }
+    }
+}
+
+/// Removes staging directories that no live process owns.
+pub(crate) fn sweep(paths: &Paths) -> Result<(), Error> {
+    let base = paths.staging();
+    for entry in fs::read_dir(&base).at("list", &base)? {
+        let path = entry.at("list", &base)?.path();
+        let Ok(lock) = LockFile::open(&path.join(LOCK)) else {
+            continue;
+        };
+        if lock.try_lock(Kind::Exclusive).at("lock", &path)? {
+            tracing::info!(path = %path.display(), "removing an abandoned staging directory");
+            fs::remove_dir_all(&path).at("remove", &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The users and groups of a layer's files, as its record lists them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Owners {
+    pub(crate) uids: BTreeSet<u32>,
+    pub(crate) gids: BTreeSet<u32>,
+}
+
+impl Owners {
+    pub(crate) fn add(&mut self, uid: u32, gid: u32) {
+        self.uids.insert(uid);
+        self.gids.insert(gid);
+    }
+}
 
 /// An unpacked layer that no record names yet. Dropping it removes it.
 #[derive(Debug)]
 pub struct StagedLayer {
+    pub(crate) staging: Staging,
     pub(crate) diff_id: Digest,
     pub(crate) size: u64,
+    pub(crate) owners: Owners,
+    /// Whether the archive said what the root directory is like; else it is as the parent's.
+    pub(crate) has_root: bool,
+    pub(crate) link: Link,
 }
 
 impl StagedLayer {
+    pub(crate) fn new(
+        staging: Staging,
+        diff_id: Digest,
+        size: u64,
+        owners: Owners,
+        has_root: bool,
+    ) -> Self {
+        Self {
+            staging,
+            diff_id,
+            size,
+            owners,
+            has_root,
+            link: Link::random(),
+        }
+    }
+
     /// Digest of the uncompressed archive.
     #[must_use]
     pub fn diff_id(&self) -> &Digest {

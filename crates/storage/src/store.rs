@@ -1,10 +1,15 @@
-//! The store: its options, its parts and how it is opened.
+//! The store: its options, its places on disk and its tables.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Error;
+use crate::containers::{self, ContainerIndex};
+use crate::error::Context;
+use crate::images::{self, ImageIndex};
+use crate::record::{ContainerRecord, ImageRecord, LayerRecord};
+use crate::table::{Files, Rank, Table};
+use crate::{ContainerId, Error, ImageId, LayerId, open};
 
 /// Where the store is and how it behaves.
 #[derive(Clone, Debug)]
@@ -26,6 +31,10 @@ pub struct Store(pub(crate) Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) options: Options,
+    pub(crate) paths: Paths,
+    pub(crate) layers: Table<LayerRecord, ()>,
+    pub(crate) images: Table<ImageRecord, ImageIndex>,
+    pub(crate) containers: Table<ContainerRecord, ContainerIndex>,
 }
 
 /// What the store takes of its disk.
@@ -44,20 +53,145 @@ impl Store {
     /// # Errors
     /// [`Error::Unsuitable`] where overlay can't be used on that file system.
     pub fn open(options: Options) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Inner { options })))
+        let paths = Paths {
+            root: options.root.clone(),
+            run_root: options.run_root.clone(),
+        };
+        open::prepare(&paths)?;
+        let timeout = options.lock_timeout;
+        let layers = Table::new(
+            paths.files("layers", true),
+            Rank::Layers,
+            timeout,
+            |_: &[Arc<_>]| (),
+        );
+        let images = Table::new(
+            paths.files("images", false),
+            Rank::Images,
+            timeout,
+            images::index,
+        );
+        let at = paths.clone();
+        let containers = Table::new(
+            paths.files("containers", true),
+            Rank::Containers,
+            timeout,
+            move |rows| containers::index(&at, rows),
+        );
+        let store = Self(Arc::new(Inner {
+            options,
+            paths,
+            layers,
+            images,
+            containers,
+        }));
+        open::repair(&store)?;
+        Ok(store)
     }
 
     /// The graph root.
     #[must_use]
-    pub fn root(&self) -> &std::path::Path {
+    pub fn root(&self) -> &Path {
         &self.0.options.root
     }
 
-    /// What the store takes of its disk. No directory is walked.
+    /// The run root.
+    #[must_use]
+    pub fn run_root(&self) -> &Path {
+        &self.0.options.run_root
+    }
+
+    /// What the store takes of its disk. No directory is walked: bytes are those of the layers'
+    /// archives, without containers' writable layers; inodes are those of the whole file system,
+    /// since counting the store's own would take a walk.
     ///
     /// # Errors
     /// As [`Store::images`].
     pub fn usage(&self) -> Result<Usage, Error> {
-        unimplemented!()
+        let layers = self.0.layers.read()?;
+        let layers = layers
+            .rows
+            .iter()
+            .filter(|layer| !layer.volatile && !layer.is_incomplete());
+        let images = self.images()?;
+        let data = images
+            .iter()
+            .flat_map(|image| &image.big_data)
+            .map(|(_, size)| size);
+        let layers = layers.map(|layer| u64::try_from(layer.diff_size).unwrap_or(0));
+        let statfs = rustix::fs::statfs(self.root()).at("statfs", self.root())?;
+        Ok(Usage {
+            bytes: layers.sum::<u64>() + data.sum::<u64>(),
+            inodes: statfs.f_files.saturating_sub(statfs.f_ffree),
+        })
+    }
+
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.0.paths
+    }
+}
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    root: PathBuf,
+    run_root: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+    pub(crate) fn run_root(&self) -> &Path {
+        &self.run_root
+    }
+    /// The overlay driver's directory.
+    pub(crate) fn overlay(&self) -> PathBuf {
+        self.root.join("overlay")
+    }
+    pub(crate) fn links(&self) -> PathBuf {
+        self.root.join("overlay/l")
+    }
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.root.join("overlay/staging")
+    }
+    pub(crate) fn layer(&self, id: &LayerId) -> PathBuf {
+        self.overlay().join(id.as_str())
+    }
+    /// Where the mounted file system of a layer shows.
+    pub(crate) fn merged(&self, id: &LayerId) -> PathBuf {
+        self.layer(id).join("merged")
+    }
+    /// The directory of a table: `layers`, `images`, `containers`.
+    pub(crate) fn table(&self, name: &str) -> PathBuf {
+        self.root.join(format!("overlay-{name}"))
+    }
+    pub(crate) fn run_table(&self, name: &str) -> PathBuf {
+        self.run_root.join(format!("overlay-{name}"))
+    }
+    pub(crate) fn tar_split(&self, id: &LayerId) -> PathBuf {
+        self.table("layers").join(format!("{id}.tar-split.gz"))
+    }
+    /// Big data of a layer that a peer pulled in pieces.
+    pub(crate) fn layer_data(&self, id: &LayerId) -> PathBuf {
+        self.table("layers").join(id.as_str())
+    }
+    pub(crate) fn image(&self, id: &ImageId) -> PathBuf {
+        self.table("images").join(id.as_str())
+    }
+    pub(crate) fn container(&self, id: &ContainerId) -> PathBuf {
+        self.table("containers").join(id.as_str())
+    }
+    pub(crate) fn run_container(&self, id: &ContainerId) -> PathBuf {
+        self.run_table("containers").join(id.as_str())
+    }
+
+    fn files(&self, name: &str, volatile: bool) -> Files {
+        let dir = self.table(name);
+        Files {
+            lock: dir.join(format!("{name}.lock")),
+            stable: dir.join(format!("{name}.json")),
+            volatile: volatile.then(|| dir.join(format!("volatile-{name}.json"))),
+        }
     }
 }

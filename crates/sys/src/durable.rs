@@ -44,6 +44,23 @@ pub fn create_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// Replaces several files in `dir`, durably: each is synced, then all get their names, then the
+/// directory is synced once.
+///
+/// # Errors
+/// Of the calls it makes; each file is then the old one or the new one.
+pub fn replace_all(dir: &Path, files: &[(String, &[u8])], mode: u32) -> io::Result<()> {
+    let mut written = Vec::with_capacity(files.len());
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        written.push((Temporary::write(&path, bytes, mode, true)?, path));
+    }
+    for (temporary, path) in written {
+        temporary.rename(&path, RenameFlags::empty())?;
+    }
+    sync_dir(dir)
+}
+
 /// Renames `from` to `to`, replacing it, and waits for neither directory.
 ///
 /// # Errors

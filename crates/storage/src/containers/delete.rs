@@ -1,0 +1,56 @@
+//! Removing a container.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use crate::error::Context;
+use crate::staging::Staging;
+use crate::table::Half;
+use crate::{ContainerId, Error, Store, open};
+
+impl Store {
+    /// Removes a container with its layer, mount and directories; it is fine if there is none.
+    /// The layer goes before the record: what is left after a crash can be deleted again.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Io`].
+    pub fn delete_container(&self, id: &ContainerId) -> Result<(), Error> {
+        let trash = Staging::new(self.paths())?;
+        let mut layers = self.write_layers()?;
+        let mut containers = self.0.containers.write()?;
+        let row = containers.get(id.as_str()).map(Arc::clone);
+        if let Some(layer) = row.as_ref().and_then(|row| row.layer.as_ref()) {
+            drop(containers);
+            self.unmount_layer(layer, true)?;
+            if let Some(row) = layers.get_mut(layer.as_str()) {
+                row.mark_incomplete();
+                let half = if row.volatile {
+                    Half::Volatile
+                } else {
+                    Half::Stable
+                };
+                layers.save(half)?;
+                sys::fault::point("storage.container.marked").at("delete", self.paths().root())?;
+                open::remove_incomplete(self.paths(), &mut layers, &trash)?;
+            }
+            containers = self.0.containers.write()?;
+        }
+        if let Some(row) = row {
+            containers.rows.retain(|row| row.id != *id);
+            containers.save(if row.volatile {
+                Half::Volatile
+            } else {
+                Half::Stable
+            })?;
+        }
+        trash.take(&self.paths().container(id))?;
+        let run_dir = self.paths().run_container(id);
+        match fs::remove_dir_all(&run_dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).at("remove", run_dir)
+            }
+            _ => Ok(()),
+        }
+    }
+}

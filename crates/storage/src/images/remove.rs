@@ -1,0 +1,105 @@
+//! Removing images, and the layers that nothing else uses.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::error::Context;
+use crate::record::{ContainerRecord, ImageRecord, LayerRecord};
+use crate::staging::Staging;
+use crate::table::{Half, Writing};
+use crate::{Error, ImageId, LayerId, Store, open};
+
+impl Store {
+    /// Removes an image and those of its layers that nothing else uses. Their files are deleted
+    /// after the locks are released.
+    ///
+    /// # Errors
+    /// [`Error::ImageInUse`] names a container; [`Error::ImageUnknown`].
+    pub fn remove_image(&self, id: &ImageId) -> Result<(), Error> {
+        let trash = Staging::new(self.paths())?;
+        let mut layers = self.write_layers()?;
+        let mut images = self.0.images.write()?;
+        let image = images.get(id.as_str()).map(Arc::clone);
+        let image = image.ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        let containers = self.0.containers.hold()?;
+        let rows = &containers.snapshot.rows;
+        if let Some(container) = rows.iter().find(|row| row.image.as_ref() == Some(id)) {
+            let container = container.id.clone();
+            return Err(Error::ImageInUse {
+                image: id.clone(),
+                container,
+            });
+        }
+        images.rows.retain(|row| row.id != *id);
+        let unused = unused(&layers, &images.rows, rows, &image);
+        // The record goes first: an image without layers would be worse than layers without one.
+        images.save(Half::Stable)?;
+        trash.take(&self.paths().image(id))?;
+        sys::fault::point("storage.image.unrecorded").at("remove", self.paths().image(id))?;
+        // Nobody can come to use the layers while their own lock is held, and mounts' lock comes
+        // before these two.
+        drop((images, containers));
+        self.take_layers(&mut layers, &unused, &trash)
+    }
+
+    /// Marks layers, moves them away, and takes their records out of the table.
+    fn take_layers(
+        &self,
+        layers: &mut Writing<'_, LayerRecord, ()>,
+        ids: &[LayerId],
+        trash: &Staging,
+    ) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for id in ids {
+            if let Some(row) = layers.get_mut(id.as_str()) {
+                row.mark_incomplete();
+            }
+        }
+        layers.save(Half::Stable)?;
+        for id in ids {
+            self.unmount_layer(id, true)?;
+        }
+        open::remove_incomplete(self.paths(), layers, trash)
+    }
+}
+
+/// The layers of `image`, from its top down to the first that something else needs.
+fn unused(
+    layers: &Writing<'_, LayerRecord, ()>,
+    images: &[Arc<ImageRecord>],
+    containers: &[Arc<ContainerRecord>],
+    image: &ImageRecord,
+) -> Vec<LayerId> {
+    let mut needed: HashSet<&LayerId> = HashSet::new();
+    needed.extend(
+        images
+            .iter()
+            .flat_map(|image| image.top_layer.iter().chain(&image.mapped_layers)),
+    );
+    needed.extend(
+        containers
+            .iter()
+            .filter_map(|container| container.layer.as_ref()),
+    );
+    let mut going: Vec<LayerId> = Vec::new();
+    for top in image.top_layer.iter().chain(&image.mapped_layers) {
+        let mut next = Some(top);
+        while let Some(id) = next {
+            let has_child = layers
+                .rows
+                .iter()
+                .any(|row| row.parent.as_ref() == Some(id) && !going.contains(&row.id));
+            let Some(row) = layers.get(id.as_str()) else {
+                break;
+            };
+            if needed.contains(id) || has_child || going.contains(id) {
+                break;
+            }
+            going.push(id.clone());
+            next = row.parent.as_ref();
+        }
+    }
+    going
+}

@@ -1,0 +1,194 @@
+//! Mounted layers: the overlay mounts themselves, and the count of their users that peers share
+//! with us (`mountpoints.json` below the run root).
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sys::lock::{Kind, LockFile};
+use sys::mount::{self, Flags, Overlay};
+
+use crate::error::Context;
+use crate::table::{self, LastWriter, Order, Rank};
+use crate::{Error, LayerId, Store, driver};
+
+/// A mounted layer.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct MountPoint {
+    id: LayerId,
+    path: PathBuf,
+    count: i64,
+}
+
+/// The table of mounts, locked.
+struct MountPoints {
+    lock: LockFile,
+    _order: Order,
+    path: PathBuf,
+    lock_path: PathBuf,
+    rows: Vec<MountPoint>,
+}
+
+impl MountPoints {
+    fn lock(store: &Store) -> Result<Self, Error> {
+        let dir = store.paths().run_table("layers");
+        let lock_path = dir.join("mountpoints.lock");
+        let path = dir.join("mountpoints.json");
+        let timeout = store.0.options.lock_timeout;
+        let (lock, order) = table::take(&lock_path, Rank::MountPoints, Kind::Exclusive, timeout)?;
+        let rows = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => {
+                let json = read.at("read", &path)?;
+                let rows: Option<Vec<MountPoint>> = if json.is_empty() {
+                    None
+                } else {
+                    serde_json::from_slice(&json).map_err(|source| Error::Damaged {
+                        path: path.clone(),
+                        source,
+                    })?
+                };
+                rows.unwrap_or_default()
+            }
+        };
+        Ok(Self {
+            lock,
+            _order: order,
+            path,
+            lock_path,
+            rows,
+        })
+    }
+
+    fn count(&self, id: &LayerId) -> i64 {
+        self.rows
+            .iter()
+            .find(|row| row.id == *id)
+            .map_or(0, |row| row.count)
+    }
+
+    /// Sets the count of a layer's users and writes the table.
+    fn set(&mut self, id: &LayerId, path: PathBuf, count: i64) -> Result<(), Error> {
+        self.rows.retain(|row| row.id != *id);
+        if count > 0 {
+            self.rows.push(MountPoint {
+                id: id.clone(),
+                path,
+                count,
+            });
+        }
+        self.lock
+            .write_start(LastWriter::new().as_bytes())
+            .at("write", &self.lock_path)?;
+        let json = serde_json::to_vec(&self.rows).map_err(|source| Error::Damaged {
+            path: self.path.clone(),
+            source,
+        })?;
+        sys::durable::replace_volatile(&self.path, &json, 0o600).at("write", &self.path)
+    }
+}
+
+impl Store {
+    /// Mounts a writable layer and counts one user. One that is mounted stays as it is: we count
+    /// once, however often we are asked. Takes no lock that an unpacking peer holds.
+    pub(crate) fn mount_layer(&self, id: &LayerId, label: &str) -> Result<PathBuf, Error> {
+        let merged = self.paths().merged(id);
+        let mut points = MountPoints::lock(self)?;
+        let mounted = mount::is_mount_point(&merged).at("stat", &merged)?;
+        if mounted && points.count(id) > 0 {
+            return Ok(merged);
+        }
+        if !mounted {
+            self.mount_overlay(id, label)?;
+        }
+        points.set(id, merged.clone(), 1)?;
+        Ok(merged)
+    }
+
+    /// Takes one user off a mounted layer, all with `force`, and unmounts it after the last. It
+    /// is fine if it is not mounted.
+    pub(crate) fn unmount_layer(&self, id: &LayerId, force: bool) -> Result<(), Error> {
+        let merged = self.paths().merged(id);
+        let mut points = MountPoints::lock(self)?;
+        let count = points.count(id);
+        if count > 1 && !force {
+            return points.set(id, merged, count - 1);
+        }
+        // More than one may be on top of each other if a peer lost count.
+        while mount::is_mount_point(&merged).at("stat", &merged)? {
+            mount::unmount_lazily(&merged).at("unmount", &merged)?;
+        }
+        if count > 0 {
+            points.set(id, merged, 0)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn mount_overlay(&self, id: &LayerId, label: &str) -> Result<(), Error> {
+        let paths = self.paths();
+        let layer = PathBuf::from(id.as_str());
+        let lowers = driver::lowers(paths, id)?;
+        let lowers = if lowers.is_empty() {
+            vec![layer.join("empty")]
+        } else {
+            lowers.into_iter().map(PathBuf::from).collect()
+        };
+        let (flags, mut options) = self.mount_options();
+        if !label.is_empty() {
+            options.push(("context".into(), Some(label.into())));
+        }
+        options.push(("volatile".into(), None));
+        let overlay = Overlay {
+            base: paths.overlay(),
+            lowers,
+            upper: Some((layer.join("diff"), layer.join("work"))),
+            options,
+            flags,
+        };
+        let merged = paths.merged(id);
+        if fs::symlink_metadata(&merged).is_err() {
+            driver::make_dir(&merged, 0o700)?;
+        }
+        // A volatile overlay leaves this behind, so that nobody trusts the layer after a crash.
+        // Nobody does: containers don't outlive a boot.
+        let incompat = paths.layer(id).join("work/work/incompat");
+        match fs::remove_dir_all(&incompat) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).at("remove", incompat);
+            }
+            _ => {}
+        }
+        mount_with_fallback(overlay, &merged).at("mount overlay on", &merged)
+    }
+
+    fn mount_options(&self) -> (Flags, Vec<(String, Option<String>)>) {
+        let mut flags = Flags::default();
+        let mut options = Vec::new();
+        for option in &self.0.options.mount_options {
+            match option.trim() {
+                "" | "rw" | "dev" | "suid" | "exec" | "volatile" => {}
+                "nodev" => flags.no_dev = true,
+                "nosuid" => flags.no_suid = true,
+                "noexec" => flags.no_exec = true,
+                option => match option.split_once('=') {
+                    Some((key, value)) => options.push((key.to_owned(), Some(value.to_owned()))),
+                    None => options.push((option.to_owned(), None)),
+                },
+            }
+        }
+        (flags, options)
+    }
+}
+
+/// Without `volatile` on a kernel before 5.10.
+fn mount_with_fallback(mut overlay: Overlay, merged: &std::path::Path) -> io::Result<()> {
+    match mount::overlay(&overlay, merged) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            overlay.options.retain(|(key, _)| key != "volatile");
+            mount::overlay(&overlay, merged)
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,235 @@
+//! Opening a store: the directories, whether overlay can work there, and what the last process
+//! to die left behind.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+use sys::beneath::Dir;
+
+use crate::error::Context;
+use crate::record::{ContainerRecord, LayerRecord, Record};
+use crate::staging::{self, Staging};
+use crate::store::Paths;
+use crate::table::{Half, Writing};
+use crate::{Error, LayerId, Store, containers, driver};
+
+/// File systems that can't hold overlay's upper layers, by `statfs(2)`'s magic number.
+const UNSUITABLE: [(u32, &str); 5] = [
+    (0x794c_7630, "overlay"),
+    (0x6175_6673, "aufs"),
+    (0xf15f, "ecryptfs"),
+    (0x6969, "nfs"),
+    (0x0102_1997, "9p"),
+];
+
+/// Makes the directories and looks whether overlay can work there.
+pub(crate) fn prepare(paths: &Paths) -> Result<(), Error> {
+    driver::make_dirs(paths.root(), 0o700)?;
+    driver::make_dirs(paths.run_root(), 0o700)?;
+    backing_file_system(paths.root())?;
+    for dir in [
+        paths.overlay(),
+        paths.staging(),
+        paths.run_root().join("overlay"),
+    ] {
+        driver::make_dirs(&dir, 0o700)?;
+    }
+    driver::make_dirs(&paths.links(), 0o755)?;
+    for table in ["layers", "images", "containers"] {
+        driver::make_dirs(&paths.table(table), 0o700)?;
+    }
+    for table in ["layers", "containers", "locks"] {
+        driver::make_dirs(&paths.run_table(table), 0o700)?;
+    }
+    for lock in ["storage.lock", "userns.lock"] {
+        let path = paths.root().join(lock);
+        sys::lock::LockFile::open(&path).at("open", path)?;
+    }
+    directory_types(paths)
+}
+
+fn backing_file_system(root: &Path) -> Result<(), Error> {
+    let statfs = rustix::fs::statfs(root).at("statfs", root)?;
+    let magic = u64::try_from(statfs.f_type).unwrap_or_default();
+    match UNSUITABLE
+        .iter()
+        .find(|(known, _)| u64::from(*known) == magic)
+    {
+        Some((_, name)) => {
+            let reason = format!("'overlay' is not supported over {name}");
+            Err(Error::Unsuitable {
+                path: root.to_owned(),
+                reason,
+            })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Overlay needs to know what a directory's entries are (XFS made with `ftype=0` can't tell).
+fn directory_types(paths: &Paths) -> Result<(), Error> {
+    let overlay = paths.overlay();
+    let entries = Dir::open(&overlay)
+        .and_then(|dir| dir.entries())
+        .at("list", &overlay)?;
+    if entries.iter().any(|(_, kind)| *kind == FileType::Unknown) {
+        let reason = "the file system does not support d_type (XFS: make it with ftype=1)".into();
+        return Err(Error::Unsuitable {
+            path: paths.root().to_owned(),
+            reason,
+        });
+    }
+    Ok(())
+}
+
+/// Removes what nobody will finish, and rebuilds what a power cut tore.
+pub(crate) fn repair(store: &Store) -> Result<(), Error> {
+    let paths = store.paths();
+    staging::sweep(paths)?;
+    rebuild_torn(store)?;
+    let trash = Staging::new(paths)?;
+    let mut layers = store.0.layers.write()?;
+    remove_incomplete(paths, &mut layers, &trash)?;
+    remove_orphans(paths, &layers, &trash)?;
+    driver::repair_links(paths, layers.rows.iter().map(|layer| layer.id.clone()))
+}
+
+/// Whether a volatile table was not written to its end. Peers write `[]` for no records, so an
+/// empty file is one whose bytes a power cut took.
+fn is_torn(path: &Path) -> Result<bool, Error> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        read => {
+            Ok(serde_json::from_slice::<serde::de::IgnoredAny>(&read.at("read", path)?).is_err())
+        }
+    }
+}
+
+/// Fills a torn volatile table from the copies of the records in the containers' directories.
+fn rebuild_torn(store: &Store) -> Result<(), Error> {
+    let (layers, containers) = (&store.0.layers, &store.0.containers);
+    let torn_layers = is_torn(layers.file(Half::Volatile))?;
+    let torn_containers = is_torn(containers.file(Half::Volatile))?;
+    if !torn_layers && !torn_containers {
+        return Ok(());
+    }
+    tracing::warn!(
+        torn_layers,
+        torn_containers,
+        "rebuilding the containers' records"
+    );
+    // Under the peers' locks, in their order; a table that can't be parsed can't be loaded either,
+    // so it is emptied first.
+    if torn_layers {
+        reset(layers.file(Half::Volatile))?;
+    }
+    if torn_containers {
+        reset(containers.file(Half::Volatile))?;
+    }
+    let mut layers = layers.write()?;
+    let mut containers = containers.write()?;
+    for copy in containers::copies(store.paths())? {
+        if torn_layers && let Some(layer) = copy.layer {
+            let there = store.paths().layer(&layer.id).join("diff");
+            if fs::symlink_metadata(there).is_ok() {
+                add(
+                    &mut layers,
+                    LayerRecord {
+                        volatile: true,
+                        ..layer
+                    },
+                );
+            }
+        }
+        if torn_containers {
+            add(
+                &mut containers,
+                ContainerRecord {
+                    volatile: true,
+                    ..copy.container
+                },
+            );
+        }
+    }
+    layers.save(Half::Volatile)?;
+    containers.save(Half::Volatile)
+}
+
+fn reset(path: &Path) -> Result<(), Error> {
+    sys::durable::replace_volatile(path, b"[]", 0o600).at("write", path)
+}
+
+fn add<R: Record, V>(table: &mut Writing<'_, R, V>, record: R) {
+    if table.get(record.id()).is_none() {
+        table.rows.push(Arc::new(record));
+    }
+}
+
+/// Removes the layers that are marked: whoever marked them held the lock that we hold now.
+pub(crate) fn remove_incomplete(
+    paths: &Paths,
+    layers: &mut Writing<'_, LayerRecord, ()>,
+    trash: &Staging,
+) -> Result<(), Error> {
+    let marked: Vec<_> = layers
+        .rows
+        .iter()
+        .filter(|row| row.is_incomplete())
+        .cloned()
+        .collect();
+    for layer in &marked {
+        tracing::warn!(layer = %layer.id, "removing an incomplete layer");
+        take_layer(paths, &layer.id, trash)?;
+    }
+    layers.rows.retain(|row| !row.is_incomplete());
+    for half in [Half::Stable, Half::Volatile] {
+        if marked
+            .iter()
+            .any(|row| row.volatile == (half == Half::Volatile))
+        {
+            layers.save(half)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves everything of a layer out of the way.
+pub(crate) fn take_layer(paths: &Paths, id: &LayerId, trash: &Staging) -> Result<(), Error> {
+    let layer = paths.layer(id);
+    driver::remove_link(paths, &layer)?;
+    trash.take(&layer)?;
+    trash.take(&paths.tar_split(id))?;
+    trash.take(&paths.layer_data(id))
+}
+
+/// Removes directories of layers that have no record: a volatile table lost them. Every maker of
+/// such a directory writes the record before, under the lock that we hold.
+fn remove_orphans(
+    paths: &Paths,
+    layers: &Writing<'_, LayerRecord, ()>,
+    trash: &Staging,
+) -> Result<(), Error> {
+    let known: HashSet<&str> = layers.rows.iter().map(|row| row.id.as_str()).collect();
+    let overlay = paths.overlay();
+    let dir = Dir::open(&overlay).at("open", &overlay)?;
+    for (name, _) in dir.entries().at("list", &overlay)? {
+        let Some(text) = name.to_str().filter(|_| driver::is_layer_name(&name)) else {
+            continue;
+        };
+        if known.contains(text) {
+            continue;
+        }
+        let id: LayerId = text.parse()?;
+        tracing::warn!(layer = %id, "removing a layer that has no record");
+        let merged = paths.merged(&id);
+        if sys::mount::is_mount_point(&merged).at("stat", &merged)? {
+            sys::mount::unmount_lazily(&merged).at("unmount", &merged)?;
+        }
+        take_layer(paths, &id, trash)?;
+    }
+    Ok(())
+}

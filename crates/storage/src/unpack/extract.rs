@@ -1,0 +1,474 @@
+//! Putting entries on disk, beneath the layer's root and nowhere else.
+//!
+//! Parents are resolved by `openat2(2)`: without symbolic links at first, and where the archive
+//! itself made one, as if the layer were the root. The last component is never followed.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::fs::{FileType, Gid, Mode, Timestamps, Uid, XattrFlags};
+use sys::beneath::{Dir, Timespec, makedev};
+
+use super::path::{EntryPath, Wanted};
+use super::remove::{Remover, join};
+use crate::error::Context;
+use crate::tar::{Entry, Kind, Time};
+use crate::{Error, limits};
+
+/// Permissions of a directory that the archive has no entry for.
+const IMPLIED_DIR_MODE: u32 = 0o755;
+/// `trusted.overlay.opaque` = `y`: nothing of the lower layers shows in this directory.
+const OPAQUE: (&str, &[u8]) = ("trusted.overlay.opaque", b"y");
+
+/// A layer's directory being filled.
+pub(super) struct Extractor {
+    root: Rc<Dir>,
+    root_path: PathBuf,
+    remover: Remover,
+    /// The last parent: most entries are beside each other.
+    cached: Option<Rc<Parent>>,
+    /// Times of directories, set last: what is made in them changes them.
+    directories: Vec<(Vec<u8>, Time, Time)>,
+    directory_bytes: usize,
+    has_root: bool,
+    /// Real path of the file placed last.
+    last_file: Vec<u8>,
+}
+
+/// A directory that entries are put into.
+struct Parent {
+    /// As the archive names it.
+    path: Vec<u8>,
+    /// Where it really is below the root.
+    real: Vec<u8>,
+    dir: Dir,
+}
+
+/// What an entry has become.
+pub(super) enum Placed {
+    /// A regular file, open and empty.
+    File {
+        file: File,
+        /// No symbolic link on the way: its name in the archive is its path.
+        plain: bool,
+    },
+    /// Anything that takes no data.
+    Other,
+}
+
+impl Placed {
+    pub(super) fn is_where_it_says(&self) -> bool {
+        matches!(self, Self::File { plain: true, .. })
+    }
+}
+
+impl Extractor {
+    pub(super) fn new(diff: &Path, replaced: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            root: Rc::new(Dir::open(diff).at("open", diff)?),
+            root_path: diff.to_owned(),
+            remover: Remover::new(replaced.to_owned()).at("open", replaced)?,
+            cached: None,
+            directories: Vec::new(),
+            directory_bytes: 0,
+            has_root: false,
+            last_file: Vec::new(),
+        })
+    }
+
+    /// Makes what the entry asks for, but for a file's data and everything's attributes.
+    pub(super) fn place(&mut self, entry: &Entry, path: &EntryPath) -> Result<Placed, Error> {
+        match path.wanted() {
+            Wanted::Nothing => Ok(Placed::Other),
+            Wanted::Root if entry.kind == Kind::Directory => Ok(Placed::Other),
+            Wanted::Root => Err(entry.bad("the root has to be a directory")),
+            Wanted::Opaque(directory) => {
+                let parent = self.parent(entry, directory)?;
+                self.make_opaque(entry, &parent.dir)?;
+                Ok(Placed::Other)
+            }
+            Wanted::Whiteout { parent, name } => {
+                self.whiteout(entry, parent, OsStr::from_bytes(name))?;
+                Ok(Placed::Other)
+            }
+            Wanted::Entry { parent, name } => self.make(entry, parent, OsStr::from_bytes(name)),
+        }
+    }
+
+    /// Remembers that the file placed last is at `position` of the tar-split.
+    pub(super) fn remember(&mut self, position: u64) {
+        self.remover.contents.insert(&self.last_file, position);
+    }
+
+    /// Gives the entry its owner, permissions, attributes and times. Returns what was moved out
+    /// of its way: positions in the tar-split, and where their files are now.
+    pub(super) fn complete(
+        &mut self,
+        entry: &Entry,
+        path: &EntryPath,
+        placed: Placed,
+    ) -> Result<Vec<(u64, PathBuf)>, Error> {
+        match (path.wanted(), placed, entry.kind) {
+            (Wanted::Root, _, _) => self.complete_root(entry)?,
+            (Wanted::Entry { .. }, Placed::File { file, .. }, _) => {
+                complete_file(entry, &file).map_err(|error| failed(entry, error))?;
+            }
+            (Wanted::Entry { .. }, Placed::Other, Kind::HardLink) => {}
+            (Wanted::Entry { .. }, Placed::Other, _) => self.complete_other(entry, path)?,
+            _ => {}
+        }
+        Ok(std::mem::take(&mut self.remover.moved))
+    }
+
+    /// Sets the times of directories. Says whether the archive had an entry for the root.
+    pub(super) fn finish(&mut self) -> Result<bool, Error> {
+        for (path, accessed, modified) in std::mem::take(&mut self.directories) {
+            let path = Path::new(OsStr::from_bytes(&path));
+            // A later entry may have put something else there.
+            let Ok(dir) = self.root.dir_plain(path) else {
+                continue;
+            };
+            let times = timestamps(accessed, modified);
+            rustix::fs::futimens(&dir, &times).at("set times of", self.root_path.join(path))?;
+        }
+        Ok(self.has_root)
+    }
+
+    fn make(&mut self, entry: &Entry, parent: &[u8], name: &OsStr) -> Result<Placed, Error> {
+        let parent = self.parent(entry, parent)?;
+        let there = parent
+            .dir
+            .stat(name)
+            .map_err(|error| failed(entry, error))?;
+        let mut was_whiteout = false;
+        if let Some(stat) = there {
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind == FileType::Directory && entry.kind == Kind::Directory {
+                return Ok(Placed::Other);
+            }
+            was_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
+            if entry.kind == Kind::HardLink && self.is_same(entry, &parent, &stat)? {
+                return Ok(Placed::Other);
+            }
+            self.cached = None;
+            self.remover
+                .remove(&parent.dir, &parent.real, name)
+                .map_err(|error| failed(entry, error))?;
+        }
+        let placed = self.make_new(entry, &parent, name)?;
+        if was_whiteout && entry.kind == Kind::Directory {
+            // A whiteout before the directory: only what this layer has in it shows.
+            let dir = self
+                .child(&parent, name)
+                .map_err(|error| failed(entry, error))?;
+            self.make_opaque(entry, &dir)?;
+        }
+        Ok(placed)
+    }
+
+    fn make_new(&mut self, entry: &Entry, parent: &Parent, name: &OsStr) -> Result<Placed, Error> {
+        let mode = entry.mode & 0o777;
+        let dir = &parent.dir;
+        let made = match entry.kind {
+            Kind::Regular => {
+                let file = dir
+                    .create(name, 0o600)
+                    .map_err(|error| failed(entry, error))?;
+                self.last_file = join(&parent.real, name.as_bytes());
+                return Ok(Placed::File {
+                    file,
+                    plain: parent.path == parent.real,
+                });
+            }
+            Kind::HardLink => return self.hard_link(entry, parent, name),
+            Kind::Directory => dir.make_dir(name, mode),
+            Kind::Symlink => dir.make_symlink(name, OsStr::from_bytes(&entry.link)),
+            Kind::CharacterDevice => {
+                dir.make_node(name, FileType::CharacterDevice, mode, dev(entry))
+            }
+            Kind::BlockDevice => dir.make_node(name, FileType::BlockDevice, mode, dev(entry)),
+            Kind::Fifo => dir.make_node(name, FileType::Fifo, mode, 0),
+            Kind::Global => Ok(()),
+        };
+        made.map_err(|error| failed(entry, error))?;
+        Ok(Placed::Other)
+    }
+
+    fn hard_link(&mut self, entry: &Entry, parent: &Parent, name: &OsStr) -> Result<Placed, Error> {
+        let (directory, target) = self.link_target(entry)?;
+        let target = OsStr::from_bytes(&target);
+        parent
+            .dir
+            .make_link(name, &directory.dir, target)
+            .map_err(|error| {
+                if error.kind() == io::ErrorKind::NotFound {
+                    entry.bad("hard link to a file that is not in this layer")
+                } else {
+                    failed(entry, error)
+                }
+            })?;
+        Ok(Placed::Other)
+    }
+
+    fn link_target(&mut self, entry: &Entry) -> Result<(Rc<Parent>, Vec<u8>), Error> {
+        let target = EntryPath::parse(&entry.link)
+            .map_err(|reason| entry.bad(&format!("hard link's target: {reason}")))?;
+        let Wanted::Entry { parent, name } = target.wanted() else {
+            return Err(entry.bad("hard link to the root or a whiteout"));
+        };
+        Ok((self.existing(entry, parent)?, name.to_vec()))
+    }
+
+    /// Whether a hard link would replace the very file it is to link to.
+    fn is_same(
+        &mut self,
+        entry: &Entry,
+        parent: &Parent,
+        stat: &rustix::fs::Stat,
+    ) -> Result<bool, Error> {
+        let (directory, name) = self.link_target(entry)?;
+        let target = directory
+            .dir
+            .stat(OsStr::from_bytes(&name))
+            .map_err(|e| failed(entry, e))?;
+        debug_assert!(parent.path.len() <= limits::PATH_BYTES);
+        Ok(target.is_some_and(|target| target.st_ino == stat.st_ino))
+    }
+
+    /// A whiteout is about lower layers. What this layer has under the name stays: a directory
+    /// becomes opaque, anything else hides the lower one anyway.
+    fn whiteout(&mut self, entry: &Entry, parent: &[u8], name: &OsStr) -> Result<(), Error> {
+        let parent = self.parent(entry, parent)?;
+        match parent
+            .dir
+            .stat(name)
+            .map_err(|error| failed(entry, error))?
+        {
+            None => parent
+                .dir
+                .make_node(name, FileType::CharacterDevice, 0, makedev(0, 0))
+                .map_err(|error| failed(entry, error)),
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                let dir = self
+                    .child(&parent, name)
+                    .map_err(|error| failed(entry, error))?;
+                self.make_opaque(entry, &dir)
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn make_opaque(&self, entry: &Entry, dir: &Dir) -> Result<(), Error> {
+        let (key, value) = OPAQUE;
+        rustix::fs::fsetxattr(dir, key, value, XattrFlags::empty())
+            .map_err(|error| failed(entry, error.into()))
+    }
+
+    fn child(&self, parent: &Parent, name: &OsStr) -> io::Result<Dir> {
+        self.root.dir_plain(Path::new(OsStr::from_bytes(&join(
+            &parent.real,
+            name.as_bytes(),
+        ))))
+    }
+
+    /// The directory `path`, made where it is missing.
+    fn parent(&mut self, entry: &Entry, path: &[u8]) -> Result<Rc<Parent>, Error> {
+        match self.existing(entry, path) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let mut done = 0;
+        let mut parent = self.existing(entry, b"")?;
+        while done < path.len() {
+            let rest = &path[done..];
+            let skip = usize::from(done > 0);
+            let end = rest[skip..].iter().position(|byte| *byte == b'/');
+            let end = end.map_or(path.len(), |slash| done + skip + slash);
+            let name = OsStr::from_bytes(&path[done + skip..end]);
+            match self.existing(entry, &path[..end]) {
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    let made = parent.dir.make_dir(name, IMPLIED_DIR_MODE);
+                    made.and_then(|()| parent.dir.set_mode(name, IMPLIED_DIR_MODE))
+                        .map_err(|_| entry.bad("a parent is a symbolic link to nowhere"))?;
+                    parent = self.existing(entry, &path[..end])?;
+                }
+                other => parent = other?,
+            }
+            done = end;
+        }
+        Ok(parent)
+    }
+
+    fn existing(&mut self, entry: &Entry, path: &[u8]) -> Result<Rc<Parent>, Error> {
+        if let Some(cached) = &self.cached
+            && cached.path == path
+        {
+            return Ok(Rc::clone(cached));
+        }
+        let as_path = Path::new(OsStr::from_bytes(path));
+        let (dir, real) = match self.root.dir_plain(as_path) {
+            Ok(dir) => (dir, path.to_vec()),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                let dir = self
+                    .root
+                    .dir_in_root(as_path)
+                    .map_err(|error| failed(entry, error))?;
+                let real = self.real_path(&dir).map_err(|error| failed(entry, error))?;
+                (dir, real)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(entry.bad("a parent is not a directory"));
+            }
+            Err(error) => return Err(failed(entry, error)),
+        };
+        let parent = Rc::new(Parent {
+            path: path.to_vec(),
+            real,
+            dir,
+        });
+        self.cached = Some(Rc::clone(&parent));
+        Ok(parent)
+    }
+
+    /// Where a directory really is, relative to the root.
+    fn real_path(&self, dir: &Dir) -> io::Result<Vec<u8>> {
+        use std::os::fd::AsFd;
+        let of = |dir: &Dir| {
+            let path = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
+            std::fs::read_link(path).map(|path| path.into_os_string().into_vec())
+        };
+        let (root, path) = (of(&self.root)?, of(dir)?);
+        let rest = path
+            .strip_prefix(root.as_slice())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(rest.strip_prefix(b"/").unwrap_or(rest).to_vec())
+    }
+
+    fn complete_root(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.has_root = true;
+        set_attributes_of_fd(entry, &*self.root).map_err(|error| failed(entry, error))?;
+        self.remember_times(entry, Vec::new())
+    }
+
+    fn complete_other(&mut self, entry: &Entry, path: &EntryPath) -> Result<(), Error> {
+        let (parent, name) = path.split();
+        let parent = self.existing(entry, parent)?;
+        let name = OsStr::from_bytes(name);
+        if entry.kind == Kind::Directory {
+            self.remember_times(entry, join(&parent.real, name.as_bytes()))?;
+        }
+        complete_by_name(entry, &parent.dir, name).map_err(|error| failed(entry, error))
+    }
+
+    fn remember_times(&mut self, entry: &Entry, path: Vec<u8>) -> Result<(), Error> {
+        self.directory_bytes += path.len();
+        if self.directory_bytes > limits::DIRECTORY_PATH_BYTES {
+            let limit = limits::DIRECTORY_PATH_BYTES as u64;
+            return Err(Error::TooLarge {
+                what: "bytes of directories' paths",
+                limit,
+            });
+        }
+        let accessed = entry.accessed.unwrap_or(entry.modified);
+        self.directories.push((path, accessed, entry.modified));
+        Ok(())
+    }
+}
+
+/// The order matters: a new owner takes set-user-ID bits and file capabilities away.
+fn complete_file(entry: &Entry, file: &File) -> io::Result<()> {
+    set_attributes_of_fd(entry, file)?;
+    let accessed = entry.accessed.unwrap_or(entry.modified);
+    Ok(rustix::fs::futimens(
+        file,
+        &timestamps(accessed, entry.modified),
+    )?)
+}
+
+fn set_attributes_of_fd(entry: &Entry, file: impl std::os::fd::AsFd) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
+    for (key, value) in xattrs(entry)? {
+        let set = rustix::fs::fsetxattr(&file, key, value, XattrFlags::empty());
+        tolerate(key, set.map_err(io::Error::from))?;
+    }
+    Ok(())
+}
+
+fn complete_by_name(entry: &Entry, dir: &Dir, name: &OsStr) -> io::Result<()> {
+    dir.set_owner(name, entry.uid, entry.gid)?;
+    if entry.kind != Kind::Symlink {
+        dir.set_mode(name, entry.mode)?;
+    }
+    for (key, value) in xattrs(entry)? {
+        tolerate(key, dir.set_xattr(name, OsStr::from_bytes(key), value))?;
+    }
+    if entry.kind == Kind::Directory {
+        return Ok(());
+    }
+    let accessed = entry.accessed.unwrap_or(entry.modified);
+    dir.set_times(name, timespec(accessed), timespec(entry.modified))
+}
+
+/// What an archive may set: capabilities and users' own. `trusted.*` is how overlay itself keeps
+/// whiteouts and redirects, labels are the host's to give.
+fn xattrs(entry: &Entry) -> io::Result<impl Iterator<Item = (&[u8], &[u8])>> {
+    if entry.xattrs.len() > limits::XATTRS {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "too many extended attributes",
+        ));
+    }
+    Ok(entry.xattrs.iter().filter_map(|(key, value)| {
+        let users = key.starts_with(b"user.") && !key.starts_with(b"user.overlay.");
+        let allowed = users || key == b"security.capability";
+        (allowed && !key.contains(&0)).then_some((key.as_slice(), value.as_slice()))
+    }))
+}
+
+/// A user's attribute that the file system (or the kind of file) can't have is left out, as peers
+/// do; a capability is not.
+fn tolerate(key: &[u8], set: io::Result<()>) -> io::Result<()> {
+    match set {
+        Err(error)
+            if key.starts_with(b"user.")
+                && matches!(
+                    error.kind(),
+                    io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+                ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn dev(entry: &Entry) -> sys::beneath::Dev {
+    makedev(entry.device.0, entry.device.1)
+}
+
+fn timespec((tv_sec, tv_nsec): Time) -> Timespec {
+    Timespec { tv_sec, tv_nsec }
+}
+
+fn timestamps(accessed: Time, modified: Time) -> Timestamps {
+    Timestamps {
+        last_access: timespec(accessed),
+        last_modification: timespec(modified),
+    }
+}
+
+fn failed(entry: &Entry, source: io::Error) -> Error {
+    let path = PathBuf::from(OsStr::from_bytes(&entry.name));
+    Error::Io {
+        doing: "unpack",
+        path,
+        source,
+    }
+}
