@@ -1,1 +1,39 @@
-//! To be written.
+//! Images: references, registries.conf, credentials, the registry client, pulling as a pipeline,
+//! and what the store's images say about themselves.
+//!
+//! Owns nothing on disk: what is pulled goes through `storage`, which commits it. Reads the
+//! configuration files of containers/image (`registries.conf`, `auth.json`, `certs.d`). Asks
+//! `trust` before it fetches and again before an image is run. Knows nothing of pods or gRPC.
+//!
+//! Everything that a registry sends is hostile: digests are checked before they become part of a
+//! URL or a key, sizes before they become allocations (see [`limits`]), and credentials are sent
+//! to the registry they are for and to nobody else.
+
+mod blob;
+mod client;
+mod credentials;
+mod decompress;
+mod error;
+mod image;
+mod images;
+mod inflight;
+pub mod limits;
+mod manifest;
+mod options;
+mod pipe;
+mod platform;
+mod progress;
+mod pull;
+mod reference;
+mod registries;
+
+pub use credentials::{BadAuth, Credentials};
+pub use error::{Error, Result};
+pub use image::{Image, OciConfig, User};
+pub use images::Images;
+pub use options::Options;
+pub use platform::Platform;
+pub use progress::{LayerProgress, LayerState, PullProgress};
+pub use pull::PullRequest;
+pub use reference::{ImageName, Reference};
+pub use storage::{Digest, ImageId};

@@ -1,0 +1,218 @@
+//! The room's face: pulling, listing, finding and removing images.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use storage::{Digest, ImageId, Store};
+use sys::pool::Pool;
+use tokio::sync::Semaphore;
+use trust::Policy;
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::image::{Image, OciConfig, User};
+use crate::inflight::{Inflight, Key};
+use crate::manifest::Document;
+use crate::options::Options;
+use crate::progress::PullProgress;
+use crate::pull::{PullRequest, Puller};
+use crate::reference::Reference;
+
+mod find;
+mod names;
+mod remove;
+
+/// Threads for configuration, lists and commits: short work, but it may wait for a peer's lock.
+const FILE_THREADS: usize = 8;
+
+/// The node's images. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Images(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    puller: Arc<Puller>,
+    inflight: Inflight,
+    /// What images say of themselves never changes: read once.
+    details: Mutex<HashMap<DetailsKey, Arc<Details>>>,
+}
+
+/// An image, and the manifest that its annotations come from.
+type DetailsKey = (ImageId, Option<Digest>);
+
+/// What of an image is read from its data.
+#[derive(Debug)]
+struct Details {
+    config: Arc<OciConfig>,
+    user: User,
+    annotations: BTreeMap<String, String>,
+    size: u64,
+}
+
+impl Images {
+    /// Makes it over an open store; nothing is read yet.
+    #[must_use]
+    pub fn new(options: Options, store: Store) -> Self {
+        let layers = options.parallel_layers.max(1);
+        let files = Pool::new("image-files", FILE_THREADS);
+        let puller = Puller {
+            client: Client::new(&options, files.clone()),
+            store,
+            files,
+            // As many threads as layers, or an unpacking one could wait for an inflating one
+            // that waits for a thread.
+            unpack: Pool::new("image-unpack", layers),
+            inflate: Pool::new("image-inflate", layers),
+            layers: Arc::new(Semaphore::new(layers)),
+            options,
+        };
+        Self(Arc::new(Shared {
+            puller: Arc::new(puller),
+            inflight: Inflight::default(),
+            details: Mutex::default(),
+        }))
+    }
+
+    /// Pulls an image, or waits for an equal pull that runs: dropping the future cancels nothing.
+    ///
+    /// # Errors
+    /// See [`Error`]; decide by [`Error::root`].
+    pub async fn pull(&self, request: PullRequest) -> Result<ImageId, Arc<Error>> {
+        let key = Key {
+            reference: request.reference.clone(),
+            credentials: request.credentials.clone(),
+            namespace: request.namespace.clone(),
+        };
+        let puller = Arc::clone(&self.0.puller);
+        self.0
+            .inflight
+            .share(key, move |tracker| puller.pull(request, tracker))
+            .await
+    }
+
+    /// What the running pulls have done so far, the oldest first.
+    #[must_use]
+    pub fn pulls(&self) -> Vec<PullProgress> {
+        self.0.inflight.progress()
+    }
+
+    /// All images. One that is damaged is left out and logged.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn list(&self) -> Result<Vec<Image>> {
+        let shared = Arc::clone(&self.0);
+        self.0.puller.files.run(move || shared.list()).await
+    }
+
+    /// Tells whether an image may run under the name that the user gave it (or, by ID, under one
+    /// of its own). Asked again at every creation: it may be in the store for another's sake.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Policy`].
+    pub async fn allowed(&self, image: &Image, user_specified: &str) -> Result<()> {
+        let (policy, image) = (self.0.puller.options.policy.clone(), image.clone());
+        let named: Option<Reference> = user_specified.parse().ok();
+        self.0
+            .puller
+            .files
+            .run(move || is_allowed(&policy, &image, named))
+            .await
+    }
+}
+
+impl Shared {
+    fn list(&self) -> Result<Vec<Image>> {
+        let stored = self.puller.store.images()?;
+        let mut images = Vec::with_capacity(stored.len());
+        for record in stored.iter() {
+            match self.describe(record) {
+                Ok(image) => images.push(image),
+                Err(error) => {
+                    tracing::warn!(image = %record.id, %error, "an image can't be described");
+                }
+            }
+        }
+        let mut details = self.details.lock().unwrap_or_else(PoisonError::into_inner);
+        if details.len() > 2 * stored.len() + 16 {
+            details.retain(|(id, _), _| stored.iter().any(|record| record.id == *id));
+        }
+        Ok(images)
+    }
+
+    fn describe(&self, record: &storage::Image) -> Result<Image> {
+        let details = self.details(record)?;
+        let repo_tags = names::tags(record);
+        let repo_digests = names::digests(record);
+        let names = record.names.iter().chain(&repo_digests);
+        let pinned = names::is_pinned(&self.puller.options.pinned, names.map(String::as_str));
+        Ok(Image {
+            id: record.id.clone(),
+            repo_tags,
+            repo_digests,
+            size: details.size,
+            user: details.user.clone(),
+            annotations: details.annotations.clone(),
+            pinned,
+            config: Arc::clone(&details.config),
+        })
+    }
+
+    fn details(&self, record: &storage::Image) -> Result<Arc<Details>> {
+        let key = (record.id.clone(), record.digest.clone());
+        let known = || self.details.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(details) = known().get(&key) {
+            return Ok(Arc::clone(details));
+        }
+        let details = Arc::new(self.read_details(record)?);
+        known().insert(key, Arc::clone(&details));
+        Ok(details)
+    }
+
+    fn read_details(&self, record: &storage::Image) -> Result<Details> {
+        let store = &self.puller.store;
+        let config = store.big_data(&record.id, &format!("sha256:{}", record.id))?;
+        let config = OciConfig::parse(&config).map_err(|reason| {
+            Error::bad_manifest(format!("configuration {}", record.id), reason)
+        })?;
+        // Images that a peer made need not have a manifest that we read.
+        let manifest = store.big_data(&record.id, "manifest").ok();
+        let annotations = match manifest.as_deref().map(Document::parse) {
+            Some(Ok(Document::Image(manifest))) => manifest.annotations,
+            _ => BTreeMap::new(),
+        };
+        let size = store.image_size(&record.id)?;
+        Ok(Details {
+            user: config.parsed_user(),
+            config: Arc::new(config),
+            annotations,
+            size,
+        })
+    }
+}
+
+fn is_allowed(policy: &Path, image: &Image, named: Option<Reference>) -> Result<()> {
+    let policy = Policy::load(policy).map_err(Error::Policy)?;
+    if let Some(named) = named {
+        return Ok(named.is_allowed_by(&policy)?);
+    }
+    let own = image.repo_tags.iter().chain(&image.repo_digests);
+    let mut refused = None;
+    for name in own.filter_map(|name| name.parse::<Reference>().ok()) {
+        match name.is_allowed_by(&policy) {
+            Ok(()) => return Ok(()),
+            Err(why) => refused = refused.or(Some(why)),
+        }
+    }
+    match refused {
+        Some(why) => Err(why.into()),
+        // Nothing but the default can speak for an image without any name.
+        None => Ok(policy.check(&trust::Name {
+            repository: "",
+            tag: None,
+            digest: None,
+        })?),
+    }
+}

@@ -1,0 +1,102 @@
+//! Which image a text means: an ID, the beginning of one, or a name.
+
+use std::sync::Arc;
+
+use super::{Images, Shared, names};
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::reference::{ImageName, Reference, full_id, is_id_prefix};
+use crate::registries::Registries;
+
+/// What a text was found to mean.
+pub(super) enum Found {
+    /// It is an ID.
+    ById(Arc<storage::Image>),
+    /// It is a name, and the image has it.
+    ByName(Arc<storage::Image>, Reference),
+}
+
+impl Images {
+    /// Finds an image by its ID (whole, or three digits of its beginning at least), tag, digest
+    /// or short name; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::BadReference`] of a text that can't be a name; the store can't be read.
+    pub async fn find(&self, name_or_id: &str) -> Result<Option<Image>> {
+        let (shared, text) = (Arc::clone(&self.0), name_or_id.to_owned());
+        self.0.puller.files.run(move || shared.find(&text)).await
+    }
+}
+
+impl Shared {
+    fn find(&self, text: &str) -> Result<Option<Image>> {
+        match self.look_up(text)? {
+            Some(Found::ById(record) | Found::ByName(record, _)) => {
+                self.describe(&record).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn look_up(&self, text: &str) -> Result<Option<Found>> {
+        let images = self.puller.store.images()?;
+        if let Some(id) = full_id(text)
+            && let Some(image) = images.iter().find(|image| image.id.as_str() == id)
+        {
+            return Ok(Some(Found::ById(Arc::clone(image))));
+        }
+        if is_id_prefix(text) {
+            let mut found = images
+                .iter()
+                .filter(|image| image.id.as_str().starts_with(text));
+            match (found.next(), found.next()) {
+                (Some(image), None) => return Ok(Some(Found::ById(Arc::clone(image)))),
+                (Some(_), Some(_)) => {
+                    let reason = "several images' IDs begin so".to_owned();
+                    return Err(Error::BadReference {
+                        reference: text.to_owned(),
+                        reason,
+                    });
+                }
+                (None, _) => {}
+            }
+        }
+        if full_id(text).is_some() {
+            return Ok(None);
+        }
+        let name: ImageName = text.parse()?;
+        let options = &self.puller.options;
+        let candidates = match &name {
+            ImageName::Full(reference) => vec![reference.clone()],
+            ImageName::Short(_) => {
+                Registries::load(&options.registries_conf, &options.registries_conf_dir)?
+                    .stored_candidates(&name)?
+            }
+        };
+        for reference in candidates {
+            if let Some(image) = images.iter().find(|image| has_name(image, &reference)) {
+                return Ok(Some(Found::ByName(Arc::clone(image), reference)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether an image has that name; by digest also if it was pulled by a tag of that repository.
+fn has_name(image: &storage::Image, reference: &Reference) -> bool {
+    if image.names.contains(&reference.stored_name()) {
+        return true;
+    }
+    let Some(digest) = reference.digest() else {
+        return false;
+    };
+    let repository = reference.repository();
+    let of_repository =
+        |name: &String| names::split(name).is_some_and(|(own, _)| own == repository);
+    (image.digest.as_ref() == Some(digest) || image.digests.contains(digest))
+        && image
+            .names
+            .iter()
+            .chain(&image.names_history)
+            .any(of_repository)
+}

@@ -1,0 +1,61 @@
+//! Removing an image, or one of its names.
+
+use std::sync::Arc;
+
+use super::find::Found;
+use super::{Images, Shared, names};
+use crate::error::{Error, Result};
+
+impl Images {
+    /// Removes an image by its ID, with all names; or one name of it, and the image with its last
+    /// one. What is not there is removed already.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while a container uses it: nothing is removed then.
+    pub async fn remove(&self, name_or_id: &str) -> Result<()> {
+        let (shared, text) = (Arc::clone(&self.0), name_or_id.to_owned());
+        self.0.puller.files.run(move || shared.remove(&text)).await
+    }
+}
+
+impl Shared {
+    fn remove(&self, text: &str) -> Result<()> {
+        let store = &self.puller.store;
+        let Some(found) = self.look_up(text)? else {
+            return Ok(());
+        };
+        let (record, doomed) = match found {
+            Found::ById(record) => (record, None),
+            Found::ByName(record, reference) => {
+                let exact = reference.stored_name();
+                let doomed: Vec<_> = if record.names.contains(&exact) {
+                    vec![exact]
+                } else {
+                    // By a digest that it has by its tags: all of that repository.
+                    let repository = reference.repository();
+                    let of = |name: &&String| {
+                        names::split(name).is_some_and(|(own, _)| own == repository)
+                    };
+                    record.names.iter().filter(of).cloned().collect()
+                };
+                (record, Some(doomed))
+            }
+        };
+        if let Some(doomed) = doomed
+            && record.names.iter().any(|name| !doomed.contains(name))
+        {
+            for name in doomed {
+                store.untag(&name)?;
+            }
+            return Ok(());
+        }
+        match store.remove_image(&record.id) {
+            Err(storage::Error::ImageUnknown(_)) | Ok(()) => Ok(()),
+            Err(storage::Error::ImageInUse { container, .. }) => Err(Error::InUse {
+                image: text.to_owned(),
+                container,
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

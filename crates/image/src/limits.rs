@@ -1,0 +1,41 @@
+//! Bounds on what registries, their configuration and references may send or say.
+
+/// Bytes of a manifest or an index (containers/image).
+pub const MANIFEST_BYTES: usize = 4 << 20;
+/// Bytes of an image's configuration (ours; as manifests).
+pub const CONFIG_BYTES: usize = 4 << 20;
+/// Bytes of a token service's answer (containers/image).
+pub const TOKEN_BYTES: usize = 4 << 20;
+/// Bytes of an error's body that is looked at (ours).
+pub const ERROR_BODY_BYTES: usize = 64 << 10;
+/// Bytes of a registry's words that an error quotes (ours).
+pub const QUOTED_BYTES: usize = 512;
+/// Redirects followed for one request (as most HTTP clients).
+pub const REDIRECTS: usize = 10;
+/// Times that one request is repeated for 429, 502, 503 and 504 (ours).
+pub const REPEATS: u32 = 4;
+/// Times that a blob's download is resumed without a byte in between (ours).
+pub const FRUITLESS_RESUMES: u32 = 4;
+/// Layers of one image (the kernel's limit of overlay lowers is 500).
+pub const LAYERS: usize = 500;
+/// Manifests of one index (ours).
+pub const INDEX_ENTRIES: usize = 1000;
+/// An index in an index in an index (ours; nobody has been seen to nest twice).
+pub const INDEX_DEPTH: usize = 3;
+/// Bytes of a layer's blob (ours).
+pub const BLOB_BYTES: u64 = 256 << 30;
+/// Bytes of one JSON or TOML file of configuration (ours).
+pub const FILE_BYTES: u64 = 4 << 20;
+/// Bytes of a repository's name (distribution-spec).
+pub const REPOSITORY_BYTES: usize = 255;
+/// Bytes of a tag (distribution-spec).
+pub const TAG_BYTES: usize = 128;
+/// Bytes of a reference as it is asked for (ours: name, tag and a SHA-512 digest fit).
+pub const REFERENCE_BYTES: usize = 1024;
+/// Largest window of a zstd frame as a power of two (zstd's own default: 128 MiB).
+pub const ZSTD_WINDOW_LOG: u32 = 27;
+/// Pieces of a blob between the network and the thread that unpacks it; one is at most
+/// [`HTTP_BUFFER_BYTES`].
+pub const PIECES: usize = 8;
+/// Bytes that one connection reads ahead.
+pub const HTTP_BUFFER_BYTES: usize = 128 << 10;

@@ -1,0 +1,72 @@
+//! What this crate is told about the node.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use storage::UnpackLimits;
+
+use crate::platform::Platform;
+
+/// Files, limits and times.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `registries.conf`; absent is fine.
+    pub registries_conf: PathBuf,
+    /// Its drop-in directory; absent is fine.
+    pub registries_conf_dir: PathBuf,
+    /// Directories with a directory `host[:port]` of certificates each.
+    pub certs_dirs: Vec<PathBuf>,
+    /// `policy.json`; absent refuses every image.
+    pub policy: PathBuf,
+    /// Credentials that come before those of `auth_files`.
+    pub global_auth_file: Option<PathBuf>,
+    /// Files of credentials (`auth.json`, docker's `config.json`), the first that knows the
+    /// repository counts; absent ones are fine.
+    pub auth_files: Vec<PathBuf>,
+    /// What registries are told we are.
+    pub user_agent: String,
+    /// Which of an index's images is taken.
+    pub platform: Platform,
+    /// Patterns of images that the kubelet must not collect: exact, `glob*` or `*keyword*`.
+    pub pinned: Vec<String>,
+    /// Layers that are fetched and unpacked at once, over all pulls.
+    pub parallel_layers: usize,
+    /// Time to connect, TLS included.
+    pub connect_timeout: Duration,
+    /// Time from a request to its answer's headers.
+    pub header_timeout: Duration,
+    /// Time without a byte after which a connection is given up and resumed; zero is for ever.
+    pub pull_progress_timeout: Duration,
+    /// Bytes per second below which (over `pull_progress_timeout`) it is given up as well.
+    pub minimum_rate: u64,
+    /// The longest wait that a registry's `Retry-After` is given.
+    pub retry_wait: Duration,
+    /// How much a layer may hold.
+    pub unpack_limits: UnpackLimits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            registries_conf: "/etc/containers/registries.conf".into(),
+            registries_conf_dir: "/etc/containers/registries.conf.d".into(),
+            certs_dirs: vec![
+                "/etc/containers/certs.d".into(),
+                "/etc/docker/certs.d".into(),
+            ],
+            policy: "/etc/containers/policy.json".into(),
+            global_auth_file: None,
+            auth_files: Vec::new(),
+            user_agent: "crioxide".to_owned(),
+            platform: Platform::host(),
+            pinned: Vec::new(),
+            parallel_layers: 6,
+            connect_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(60),
+            pull_progress_timeout: Duration::from_secs(60),
+            minimum_rate: 1024,
+            retry_wait: Duration::from_secs(60),
+            unpack_limits: UnpackLimits::default(),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Pulling as a pipeline: resolve, ask the policy, find the manifest at a source, fetch and
+//! unpack the layers that the store lacks, commit them in order, record the image.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use storage::{Digest, ImageId, NewImage, Store};
+use sys::pool::Pool;
+use tokio::sync::Semaphore;
+use trust::Policy;
+
+use crate::client::{Client, Session};
+use crate::credentials::{self, Credentials};
+use crate::error::{Error, Result};
+use crate::image::OciConfig;
+use crate::options::Options;
+use crate::progress::Tracker;
+use crate::reference::{ImageName, Reference};
+use crate::registries::{Registries, Source};
+
+mod download;
+mod fetch;
+mod layers;
+
+use fetch::Fetched;
+
+/// What to pull.
+#[derive(Clone, Debug, Default)]
+pub struct PullRequest {
+    /// The reference as the user wrote it.
+    pub reference: String,
+    /// Credentials for the registry that it names; those of files if `None`.
+    pub credentials: Option<Credentials>,
+    /// The Kubernetes namespace that it is for; a pull is shared within one only.
+    pub namespace: String,
+}
+
+/// What pulls need and share.
+#[derive(Debug)]
+pub(crate) struct Puller {
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+    pub(crate) client: Client,
+    /// Configuration, manifests, commits.
+    pub(crate) files: Pool,
+    pub(crate) unpack: Pool,
+    pub(crate) inflate: Pool,
+    pub(crate) layers: Arc<Semaphore>,
+}
+
+/// What the node's files say about a request.
+struct Plan {
+    /// References that it may mean, each with its sources.
+    candidates: Vec<Candidate>,
+}
+
+struct Candidate {
+    reference: Reference,
+    sources: Vec<(Source, Option<Credentials>)>,
+}
+
+impl Puller {
+    /// Pulls an image and returns its ID.
+    pub(crate) async fn pull(
+        self: Arc<Self>,
+        request: PullRequest,
+        tracker: Arc<Tracker>,
+    ) -> Result<ImageId> {
+        let options = self.options.clone();
+        let plan = self
+            .files
+            .run(move || Plan::make(&options, &request))
+            .await?;
+        let mut failed: Vec<(String, Error)> = Vec::new();
+        for candidate in plan.candidates {
+            let name = candidate.reference.to_string();
+            match self.pull_candidate(candidate, &tracker).await {
+                Ok(id) => return Ok(id),
+                Err(error) => failed.push((name, error)),
+            }
+        }
+        Err(sources_failed(failed))
+    }
+
+    async fn pull_candidate(
+        &self,
+        candidate: Candidate,
+        tracker: &Arc<Tracker>,
+    ) -> Result<ImageId> {
+        let sessions: Vec<_> = candidate
+            .sources
+            .into_iter()
+            .map(|(source, credentials)| {
+                Arc::new(Session::new(self.client.clone(), source, credentials))
+            })
+            .collect();
+        let mut failed = Vec::new();
+        for (at, session) in sessions.iter().enumerate() {
+            let source = session.source();
+            match fetch::image(session, &self.options.platform).await {
+                Ok(fetched) => {
+                    let mirror = source.mirror.then(|| source.reference.to_string());
+                    tracing::info!(image = %candidate.reference, source = %source.reference,
+                        layers = fetched.manifest.layers.len(), "pulling");
+                    tracker.set_mirror(mirror);
+                    // A layer that stalls goes on at the next source.
+                    let mut order = sessions.clone();
+                    order.rotate_left(at);
+                    return self
+                        .store_image(&candidate.reference, fetched, order, tracker)
+                        .await;
+                }
+                Err(error) => failed.push((source.reference.to_string(), error)),
+            }
+        }
+        Err(sources_failed(failed))
+    }
+
+    async fn store_image(
+        &self,
+        reference: &Reference,
+        fetched: Fetched,
+        sessions: Vec<Arc<Session>>,
+        tracker: &Arc<Tracker>,
+    ) -> Result<ImageId> {
+        let config = OciConfig::parse(&fetched.config_bytes).map_err(|reason| {
+            Error::bad_manifest(format!("configuration of {reference}"), reason)
+        })?;
+        let (layers, diff_ids) = (&fetched.manifest.layers, &config.diff_ids);
+        if layers.len() != diff_ids.len() {
+            let reason = format!("{} layers, but {} diff IDs", layers.len(), diff_ids.len());
+            return Err(Error::bad_manifest(
+                format!("configuration of {reference}"),
+                reason,
+            ));
+        }
+        let wanted = layers
+            .iter()
+            .cloned()
+            .zip(diff_ids.iter().cloned())
+            .collect();
+        let top_layer = self.fetch_layers(wanted, sessions, tracker).await?;
+        let id: ImageId = fetched.manifest.config.digest.hex().parse()?;
+        let image = NewImage {
+            id,
+            names: vec![reference.stored_name()],
+            digest: Some(fetched.manifest_digest.clone()),
+            top_layer,
+            created: config.created_nanoseconds(),
+            big_data: fetched.big_data(),
+            metadata: "{}".to_owned(),
+        };
+        let store = self.store.clone();
+        let recorded = self.files.run(move || store.put_image(image)).await?;
+        Ok(recorded.id.clone())
+    }
+}
+
+impl Fetched {
+    /// The items of an image, under the keys that containers/image uses.
+    fn big_data(self) -> Vec<(String, Vec<u8>)> {
+        let mut items = vec![
+            (
+                self.manifest.config.digest.to_string(),
+                self.config_bytes.to_vec(),
+            ),
+            (
+                format!("manifest-{}", self.manifest_digest),
+                self.manifest_bytes.to_vec(),
+            ),
+            ("manifest".to_owned(), self.manifest_bytes.to_vec()),
+        ];
+        items.extend(
+            self.index
+                .map(|(digest, bytes)| (format!("manifest-{digest}"), bytes.to_vec())),
+        );
+        items
+    }
+}
+
+impl Plan {
+    /// Reads policy, registries and credentials: all may have changed since the last pull.
+    fn make(options: &Options, request: &PullRequest) -> Result<Self> {
+        let name: ImageName = request.reference.parse()?;
+        let registries = Registries::load(&options.registries_conf, &options.registries_conf_dir)?;
+        let policy = Policy::load(&options.policy).map_err(Error::Policy)?;
+        let mut candidates = Vec::new();
+        let mut refused = Vec::new();
+        for reference in registries.candidates(&name)? {
+            match Self::candidate(options, request, &registries, &policy, &reference) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(error) => refused.push((reference.to_string(), error)),
+            }
+        }
+        if candidates.is_empty() {
+            return Err(sources_failed(refused));
+        }
+        Ok(Self { candidates })
+    }
+
+    fn candidate(
+        options: &Options,
+        request: &PullRequest,
+        registries: &Registries,
+        policy: &Policy,
+        reference: &Reference,
+    ) -> Result<Candidate> {
+        reference.is_allowed_by(policy)?;
+        let mut sources = Vec::new();
+        for source in registries.sources(reference)? {
+            // A request's credentials are for the registry that it names, never for a mirror.
+            let credentials = match &request.credentials {
+                Some(given) if source.reference.host() == reference.host() => Some(given.clone()),
+                _ => from_files(options, &source.reference)?,
+            };
+            sources.push((source, credentials));
+        }
+        Ok(Candidate {
+            reference: reference.clone(),
+            sources,
+        })
+    }
+}
+
+fn from_files(options: &Options, reference: &Reference) -> Result<Option<Credentials>> {
+    let repository = reference.repository();
+    let files: Vec<&PathBuf> = options
+        .global_auth_file
+        .iter()
+        .chain(&options.auth_files)
+        .collect();
+    for file in files {
+        if let Some(found) = credentials::look_up(file, &repository)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// One error of several sources; the last is the registry itself.
+fn sources_failed(mut failed: Vec<(String, Error)>) -> Error {
+    match failed.pop() {
+        None => Error::Interrupted,
+        Some((_, only)) if failed.is_empty() => only,
+        Some((_, last)) => Error::Sources {
+            last: Box::new(last),
+            mirrors: failed
+                .iter()
+                .map(|(source, error)| format!("{source}: {error}"))
+                .collect(),
+        },
+    }
+}
+
+/// Checks bytes against the digest that they were asked by.
+fn check(bytes: &[u8], expected: &Digest) -> Result<()> {
+    crate::blob::verify(bytes, expected).map_err(|actual| Error::DigestMismatch {
+        expected: expected.clone(),
+        actual,
+    })
+}

@@ -1,0 +1,227 @@
+//! Layers: which are missing, fetching and unpacking them side by side, committing them from the
+//! lowest up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, UnpackLimits};
+use tokio::task::JoinHandle;
+
+use super::{Puller, download};
+use crate::blob::{self, PieceReader};
+use crate::client::Session;
+use crate::decompress;
+use crate::error::{Error, Result, chain};
+use crate::manifest::Descriptor;
+use crate::pipe::{self, Stopped};
+use crate::progress::{LayerState, LayerTracker, Tracker};
+
+type Wanted = Vec<(Descriptor, Digest)>;
+
+/// A layer that is unpacked, and how its blob was compressed.
+type Unpacked = (StagedLayer, Compression);
+
+impl Puller {
+    /// Gets all layers of an image into the store; returns the top one.
+    pub(super) async fn fetch_layers(
+        &self,
+        wanted: Wanted,
+        sessions: Vec<Arc<Session>>,
+        tracker: &Arc<Tracker>,
+    ) -> Result<Option<LayerId>> {
+        let trackers = tracker.set_layers(wanted.iter().map(|(blob, _)| (&blob.digest, blob.size)));
+        let (mut top, present) = self.present(&wanted).await?;
+        let mut fetching = Fetching::default();
+        for (at, (descriptor, _)) in wanted.iter().enumerate() {
+            let tracker = Arc::clone(&trackers[at]);
+            if at < present {
+                tracker.set(LayerState::Present);
+            } else {
+                fetching
+                    .0
+                    .push_back(self.start(descriptor.clone(), sessions.clone(), tracker));
+            }
+        }
+        for (at, (descriptor, diff_id)) in wanted.into_iter().enumerate().skip(present) {
+            let (staged, compression) = fetching.next().await?;
+            let layer = NewLayer {
+                parent: top,
+                diff_id,
+                compressed_digest: Some(descriptor.digest.clone()),
+                compressed_size: Some(descriptor.size),
+                compression,
+            };
+            let store = self.store.clone();
+            let committed = self
+                .files
+                .run(move || store.commit_layer(staged, layer))
+                .await;
+            top = Some(committed.map_err(|error| layer_error(&descriptor.digest, error))?);
+            trackers[at].set(LayerState::Committed);
+        }
+        Ok(top)
+    }
+
+    /// How many layers from the lowest up the store has, and the ID of the last of them.
+    async fn present(&self, wanted: &Wanted) -> Result<(Option<LayerId>, usize)> {
+        let store = self.store.clone();
+        let diff_ids: Vec<_> = wanted.iter().map(|(_, diff_id)| diff_id.clone()).collect();
+        let found = self.files.run(move || {
+            let mut top = None;
+            for (at, diff_id) in diff_ids.iter().enumerate() {
+                match store.layer_for(diff_id, top.as_ref())? {
+                    Some(layer) => top = Some(layer),
+                    None => return Ok((top, at)),
+                }
+            }
+            Ok((top, diff_ids.len()))
+        });
+        found.await.map_err(|error: storage::Error| error.into())
+    }
+
+    fn start(
+        &self,
+        descriptor: Descriptor,
+        sessions: Vec<Arc<Session>>,
+        tracker: Arc<LayerTracker>,
+    ) -> JoinHandle<Result<Unpacked>> {
+        let stage = Stage {
+            store: self.store.clone(),
+            limits: self.options.unpack_limits,
+            pace: download::Pace::of(&self.options),
+            unpack: self.unpack.clone(),
+            inflate: self.inflate.clone(),
+        };
+        let turns = Arc::clone(&self.layers);
+        // `Fetching` owns it and aborts it when the pull fails.
+        tokio::spawn(async move {
+            let _turn = turns
+                .acquire_owned()
+                .await
+                .map_err(|_| Error::Interrupted)?;
+            tracker.set(LayerState::Fetching);
+            let unpacked = stage.run(descriptor, sessions, &tracker).await?;
+            tracker.set(LayerState::Unpacked);
+            Ok(unpacked)
+        })
+    }
+}
+
+/// The layers under way; those left are aborted when it is dropped.
+#[derive(Default)]
+struct Fetching(VecDeque<JoinHandle<Result<Unpacked>>>);
+
+impl Fetching {
+    /// The next layer up. If any of those above fails meanwhile, that is found in its turn.
+    async fn next(&mut self) -> Result<Unpacked> {
+        let Some(task) = self.0.front_mut() else {
+            return Err(Error::Interrupted);
+        };
+        let done = task.await;
+        self.0.pop_front();
+        done.unwrap_or(Err(Error::Interrupted))
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// What one layer needs: network → channel → inflating thread → pipe → unpacking thread.
+struct Stage {
+    store: Store,
+    limits: UnpackLimits,
+    pace: download::Pace,
+    unpack: sys::pool::Pool,
+    inflate: sys::pool::Pool,
+}
+
+impl Stage {
+    async fn run(
+        self,
+        descriptor: Descriptor,
+        sessions: Vec<Arc<Session>>,
+        tracker: &LayerTracker,
+    ) -> Result<Unpacked> {
+        let digest = descriptor.digest.clone();
+        let (pieces, compressed) = blob::channel(&digest);
+        let (writer, plain) = pipe::pipe();
+        let inflating = self.inflate.run(move || inflate(compressed, writer));
+        let (store, limits) = (self.store, self.limits);
+        let unpacking = self.unpack.run(move || store.unpack(plain, limits));
+        let downloading = download::blob(&sessions, &descriptor, self.pace, pieces, tracker);
+        let (downloaded, inflated, unpacked) =
+            futures_util::future::join3(downloading, inflating, unpacking).await;
+        // What failed first made the others fail: the network, then the decoder, unless that
+        // only says that nobody reads on.
+        downloaded?;
+        match inflated {
+            Ok(compression) => {
+                let staged = unpacked.map_err(|error| layer_error(&digest, error))?;
+                Ok((staged, compression))
+            }
+            Err(Broken::Unread) => Err(match unpacked {
+                Err(error) => layer_error(&digest, error),
+                Ok(_) => Error::Interrupted,
+            }),
+            Err(Broken::Digest(actual)) => Err(Error::DigestMismatch {
+                expected: digest,
+                actual,
+            }),
+            Err(Broken::Data(error)) => Err(Error::BadLayer {
+                layer: digest,
+                reason: chain(&error),
+            }),
+        }
+    }
+}
+
+/// Why inflating failed.
+enum Broken {
+    /// The unpacking side gave up.
+    Unread,
+    /// Not the blob that was promised.
+    Digest(Digest),
+    /// The blob that was promised, and it is damaged.
+    Data(std::io::Error),
+}
+
+/// Decompresses a blob into a pipe, and checks its digest before the pipe's end is a good one.
+fn inflate(mut blob: PieceReader, into: pipe::Writer) -> Result<Compression, Broken> {
+    let decoded = decompress::detect(&mut blob)
+        .map_err(Stopped::Source)
+        .and_then(|compression| {
+            into.copy(decompress::reader(compression, &mut blob).map_err(Stopped::Source)?)?;
+            Ok(compression)
+        });
+    match decoded {
+        Err(Stopped::Closed) => Err(Broken::Unread),
+        Err(Stopped::Source(error)) => match blob.verify() {
+            Ok(Err(actual)) => Err(Broken::Digest(actual)),
+            _ => Err(Broken::Data(error)),
+        },
+        Ok(compression) => {
+            blob.verify()
+                .map_err(Broken::Data)?
+                .map_err(Broken::Digest)?;
+            into.end().map_err(|_| Broken::Unread)?;
+            Ok(compression)
+        }
+    }
+}
+
+/// The store's error about a layer, in our words where it is the layer's fault.
+fn layer_error(layer: &Digest, error: storage::Error) -> Error {
+    let reason = match &error {
+        storage::Error::Archive { .. }
+        | storage::Error::TooLarge { .. }
+        | storage::Error::DiffIdMismatch { .. } => chain(&error),
+        _ => return error.into(),
+    };
+    Error::BadLayer {
+        layer: layer.clone(),
+        reason,
+    }
+}
