@@ -6,6 +6,7 @@
 //! 1. [`Event::Lost`] arrives (or [`Monitor::connect`] fails after a restart of the daemon).
 //! 2. [`Monitor::spawn`] in the same directory. It waits for the predecessor's lock.
 //! 3. [`Monitor::adopt`] for every container, with the descriptors that [`Created`] gave.
+//!    Until then the output that nobody read is held by [`HeldOutput`].
 //! 4. [`Monitor::orphan_reaped`] for what `sys::reap::orphans` reaps from then on, and for what
 //!    it had reaped since the loss.
 
@@ -16,6 +17,6 @@ mod spawn;
 
 pub use connection::{Event, Events};
 pub use error::{Error, Result};
-pub use monitor::{AdoptedDescriptors, AttachTo, Created, ExecStarted, Monitor};
+pub use monitor::{AdoptedDescriptors, AttachTo, Created, ExecStarted, HeldOutput, Monitor};
 pub use monitor_protocol::{Adopt, ContainerInfo, Create, ErrorKind, Exec, Exit, Id, State};
 pub use spawn::SpawnOptions;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use monitor_protocol::{Adopt, ContainerInfo, Create, Exec, Id, Reply, Request, VERSION};
+use rustix::fs::{Mode, OFlags};
 use sys::pool::Pool;
 use sys::spawn::Status;
 
@@ -35,6 +36,22 @@ pub struct Created {
     pub terminal: Option<OwnedFd>,
     /// The writing end of its stdin, where that can be closed.
     pub stdin: Option<OwnedFd>,
+    /// Its output, held ([`Monitor::hold_output`]); to be dropped once it has exited.
+    pub output: HeldOutput,
+}
+
+/// The pipes of a container's output, open but never read: what a container writes and nobody
+/// has read is gone once nobody has its pipe open, which would be so when it ends between the
+/// death of its monitor and the successor.
+#[derive(Debug, Default)]
+pub struct HeldOutput(Vec<OwnedFd>);
+
+impl HeldOutput {
+    /// How many pipes are held: none with a terminal.
+    #[must_use]
+    pub fn pipes(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// A process that [`Monitor::exec`] started.
@@ -132,6 +149,7 @@ impl Monitor {
     /// # Errors
     /// [`Error::Refused`] with the runtime's words; nothing of it is left then.
     pub async fn create(&self, create: Create) -> Result<Created> {
+        let id = create.id.clone();
         let (reply, fds) = self.connection.ask(Request::Create { create }, &[]).await?;
         let Reply::Created {
             pid,
@@ -158,7 +176,18 @@ impl Monitor {
             } else {
                 None
             },
+            output: self.hold_output(&id),
         })
+    }
+
+    /// Holds a container's output against the death of its monitor: to be called for every live
+    /// container after [`Monitor::connect`]. Takes no time: the pipes are on a tmpfs.
+    #[must_use]
+    pub fn hold_output(&self, id: &Id) -> HeldOutput {
+        let dir = self.dir.join("containers").join(id.as_str());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = |name: &str| rustix::fs::open(dir.join(name), flags, Mode::empty()).ok();
+        HeldOutput(["stdout", "stderr"].into_iter().filter_map(open).collect())
     }
 
     /// Lets a container's init run its program.

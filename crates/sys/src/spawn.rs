@@ -255,6 +255,9 @@ pub struct Spec<'a> {
     pub session: Session,
     /// Its `oom_score_adj`, where the kernel allows it (else the caller's).
     pub oom_score_adj: Option<i32>,
+    /// Whether it gets SIGKILL when the *thread* that starts it ends (`PR_SET_PDEATHSIG`): for a
+    /// thread that lives as long as its process.
+    pub die_with_thread: bool,
 }
 
 impl<'a> Spec<'a> {
@@ -270,6 +273,7 @@ impl<'a> Spec<'a> {
             cgroup: None,
             session: Session::Same,
             oom_score_adj: None,
+            die_with_thread: false,
         }
     }
 }
@@ -363,6 +367,35 @@ impl Drop for Child {
             registry::forget(self.pid);
         }
     }
+}
+
+/// Takes a descriptor that our parent left us under a number. To be called once per number, at
+/// the start, before anything else opens descriptors.
+///
+/// # Errors
+/// `EBADF`: there is none. `EINVAL`: a standard stream.
+#[allow(
+    unsafe_code,
+    reason = "a number from the command line becomes a descriptor"
+)]
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    if number <= 2 {
+        return Err(rustix::io::Errno::INVAL.into());
+    }
+    // SAFETY: plain system call; a wrong number is an error of the kernel's.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        // Descriptors of our own are close-on-exec, those that we inherit can't be.
+        return Err(rustix::io::Errno::BADF.into());
+    }
+    // SAFETY: plain system call.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: open, and not one of ours (above): our parent's, left for us to own.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Looks an executable up in the directories of `path_var` (`a:b:c`); a name with a slash is

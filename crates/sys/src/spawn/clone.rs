@@ -31,6 +31,7 @@ struct Plan {
     /// Above every target.
     high: RawFd,
     session: Session,
+    die_with_thread: bool,
     oom: *const c_char,
     oom_len: usize,
     stage: *const c_char,
@@ -77,6 +78,7 @@ pub(super) fn start(spec: &Spec<'_>) -> Result<Child, (&'static str, io::Error)>
         fd_count: fds.len(),
         high,
         session: spec.session,
+        die_with_thread: spec.die_with_thread,
         oom: oom.as_ptr().cast(),
         oom_len: oom.len(),
         stage: ptr::null(),
@@ -262,6 +264,11 @@ fn prepare(plan: &mut Plan) -> &'static CStr {
                 return c"setsid";
             }
         },
+    }
+    if plan.die_with_thread {
+        // SAFETY: plain system call without pointers. Whoever started us stands still, so it
+        // can't have ended before this.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
     }
     for at in 0..plan.cgroup_count {
         // SAFETY: `at` is within the parent's array; the buffer is a literal.

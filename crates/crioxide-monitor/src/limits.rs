@@ -1,0 +1,21 @@
+//! Bounds and times of the monitor's own. All are ours.
+
+use std::time::Duration;
+
+/// Connections at a time: the daemon's, one of its successor, one to look with.
+pub(crate) const CONNECTIONS: usize = 8;
+/// Requests of one connection in a row, before the others get their turn.
+pub(crate) const REQUESTS: usize = 16;
+/// Statuses of reaped processes that nobody knew (yet).
+pub(crate) const UNKNOWN_STATUSES: usize = 64;
+/// How long the processes that were left in a container's cgroup may take to die.
+pub(crate) const LEFTOVERS: Duration = Duration::from_secs(2);
+/// How long an exit waits for its last output to be written. The output is written all the same,
+/// later; a stalled disk must not hide an exit.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+/// How long a lost exit status is waited for, until it is 137, "monitor lost".
+pub(crate) const LOST: Duration = Duration::from_secs(5);
+/// What a `delete` may take.
+pub(crate) const DELETE_MS: u32 = 60_000;
+/// How long a predecessor that was killed may take to end.
+pub(crate) const PREDECESSOR: Duration = Duration::from_secs(10);

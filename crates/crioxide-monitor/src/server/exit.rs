@@ -1,0 +1,148 @@
+//! The end of a container: what is left of it is killed, its output read to the end, its record
+//! written, then it is told.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use monitor_protocol::{Event, Exit, Id};
+use rustix::process::Pid;
+use sys::cgroup::Cgroup;
+use sys::spawn::Status;
+
+use super::Server;
+use crate::container::{Container, Exiting, Phase, raw};
+use crate::limits;
+use crate::log::{self, Command};
+use crate::record;
+
+impl Server {
+    /// Takes the status of a container's init.
+    pub(super) fn init_ended(&mut self, at: usize, status: Status, reason: &str) {
+        let Some(container) = self.containers.get_mut(at) else {
+            return;
+        };
+        let signal = if let Status::Signaled(signal) = status {
+            signal
+        } else {
+            0
+        };
+        let none = Cgroup::default();
+        let cgroup = container.init.as_ref().map_or(&none, |init| &init.cgroup);
+        let exit = Exit {
+            id: container.id().clone(),
+            pid: container.init.as_ref().map_or(0, |init| raw(init.pid)),
+            code: status.code(),
+            signal,
+            // Now: the counters go with the cgroup.
+            oom_killed: cgroup.oom_kills() > 0,
+            finished_ns: log::now_ns(),
+            reason: reason.to_owned(),
+        };
+        let leftovers = kill_leftovers(cgroup);
+        let until = soon(limits::LEFTOVERS);
+        container.phase = Phase::Exiting(Exiting {
+            exit,
+            leftovers,
+            until,
+            draining: false,
+            drained: false,
+        });
+        self.advance_exits(Instant::now());
+    }
+
+    /// Goes on with every exit as far as it can.
+    pub(super) fn advance_exits(&mut self, now: Instant) {
+        for at in 0..self.containers.len() {
+            let Some(container) = self.containers.get_mut(at) else {
+                break;
+            };
+            let Phase::Exiting(exiting) = &mut container.phase else {
+                continue;
+            };
+            if container.starting {
+                continue;
+            }
+            exiting.leftovers.retain(|process| !has_ended(process));
+            if !exiting.draining && (exiting.leftovers.is_empty() || exiting.until <= now) {
+                exiting.draining = true;
+                exiting.until = soon(limits::DRAIN);
+                let id = exiting.exit.id.clone();
+                self.log.send(Command::Drain { id });
+            } else if exiting.drained || (exiting.draining && exiting.until <= now) {
+                self.finish_exit(at);
+            }
+        }
+    }
+
+    pub(super) fn drained(&mut self, id: &Id) {
+        if let Ok(Container {
+            phase: Phase::Exiting(exiting),
+            ..
+        }) = self.find(id)
+        {
+            exiting.drained = true;
+        }
+    }
+
+    fn finish_exit(&mut self, at: usize) {
+        let Some(container) = self.containers.get_mut(at) else {
+            return;
+        };
+        let Phase::Exiting(exiting) = &container.phase else {
+            return;
+        };
+        let exit = exiting.exit.clone();
+        // A tmpfs that is full: the event and `List` tell it all the same.
+        let _lost = record::write(&self.options.exits_dir, &exit);
+        container.phase = Phase::Exited(exit.clone());
+        container.terminal = None;
+        container.stdin = None;
+        let (id, auto_delete) = (container.id().clone(), container.create.auto_delete);
+        let persist_dir = container.create.persist_dir.clone();
+        let heard = self
+            .connections
+            .iter()
+            .any(|one| one.greeted && !one.broken);
+        if !heard && !persist_dir.is_empty() {
+            record::write_persistent(persist_dir.into(), &exit);
+        }
+        self.tell(Event::Exited { exit });
+        if auto_delete {
+            // What can't be started now is done when the daemon asks for it.
+            let _later = self.begin_delete(&id, Vec::new());
+        }
+    }
+}
+
+impl Container {
+    /// Whether `pid` is its init, of which the end is news; `was_child`: of ours.
+    pub(super) fn awaits(&self, pid: Pid, was_child: bool) -> bool {
+        let waits = self.has_init() || matches!(self.phase, Phase::Lost { .. });
+        waits
+            && self
+                .init
+                .as_ref()
+                .is_some_and(|init| init.pid == pid && init.is_child == was_child)
+    }
+}
+
+/// In a container that shares its host's process numbers, others survive the init.
+fn kill_leftovers(cgroup: &Cgroup) -> Vec<OwnedFd> {
+    let killed = cgroup.kill().unwrap_or_default();
+    let open = |pid: &Pid| sys::pidfd::open(*pid).ok();
+    killed
+        .iter()
+        .filter_map(open)
+        .filter(|process| !has_ended(process))
+        .collect()
+}
+
+fn has_ended(process: &OwnedFd) -> bool {
+    sys::pidfd::wait_ended(process.as_fd(), Some(Duration::ZERO)).unwrap_or(true)
+}
+
+pub(super) fn soon(after: Duration) -> Instant {
+    Instant::now()
+        .checked_add(after)
+        .unwrap_or_else(Instant::now)
+}
