@@ -148,6 +148,30 @@ impl Settings {
         &self.unknown
     }
 
+    /// All options as a `crio.conf`, those of handlers and workloads as far as they were set.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut table = String::new();
+        let in_order = rows::all().flat_map(|row| {
+            self.values
+                .iter()
+                .filter(move |((t, k, _), _)| *t == row.table && *k == row.key)
+        });
+        let mut all: Vec<_> = in_order
+            .map(|((t, k, name), (value, _))| (t.replace("<name>", name), *k, value))
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        for (header, key, value) in all {
+            if header != table {
+                text.push_str(&format!("\n[{header}]\n"));
+                table = header;
+            }
+            text.push_str(&format!("{key} = {}\n", value.to_toml()));
+        }
+        text.trim_start().to_owned()
+    }
+
     /// The text of an option.
     ///
     /// # Panics
@@ -488,6 +512,18 @@ mod tests {
                 "crio.runtime.rdt_config_file: not built yet"
             ]
         );
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_again() {
+        let files = [(
+            "crio.conf",
+            "[crio.runtime]\nlog_filter = \"a\\\"b\"\n[crio.runtime.runtimes.runc]\nruntime_root = \"/r\"\n",
+        )];
+        let shown = load(&files, &[]).unwrap().to_toml();
+        let again = load(&[("crio.conf", &shown)], &[]).unwrap();
+        assert_eq!(again.to_toml(), shown);
+        assert!(again.unknown().is_empty());
     }
 
     #[test]

@@ -56,6 +56,27 @@ impl Value {
         }
     }
 
+    /// The value as TOML.
+    pub(crate) fn to_toml(&self) -> String {
+        let quoted = |text: &String| toml::Value::String(text.clone()).to_string();
+        match self {
+            Self::Text(text) => quoted(text),
+            Self::Bool(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::List(items) => format!(
+                "[{}]",
+                items.iter().map(quoted).collect::<Vec<_>>().join(", ")
+            ),
+            Self::Duration(value) => format!("\"{}ms\"", value.as_millis()),
+            Self::Map(pairs) => {
+                let pairs = pairs
+                    .iter()
+                    .map(|(name, value)| format!("{} = {}", quoted(name), quoted(value)));
+                format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
     /// Reads the text of a flag or an environment variable as `kind`; lists are separated by commas.
     pub(crate) fn from_text(kind: Kind, text: &str) -> Option<Self> {
         match kind {

@@ -4,4 +4,13 @@
 //! error is put on the wire. [`errors`] is the one place where a domain error becomes a gRPC code
 //! and a text that the kubelet knows. Nothing here knows storage, runtimes or the kernel.
 
+mod checked;
+mod containers;
+pub mod errors;
+mod image_service;
+mod runtime_service;
+mod sandboxes;
 pub mod v1;
+
+pub use image_service::ImageService;
+pub use runtime_service::{Identity, RuntimeService};

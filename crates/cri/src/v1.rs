@@ -25,7 +25,11 @@ impl fmt::Debug for AuthConfig {
             ("identity_token", &self.identity_token),
             ("registry_token", &self.registry_token),
         ];
-        let given: Vec<_> = kinds.iter().filter(|(_, value)| !value.is_empty()).map(|(kind, _)| kind).collect();
+        let given: Vec<_> = kinds
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(kind, _)| kind)
+            .collect();
         f.debug_struct("AuthConfig")
             .field("server_address", &self.server_address)
             .field("given", &given)

@@ -21,7 +21,11 @@ fn wanted() -> BTreeSet<Row> {
         .lines()
         .skip(1)
         .map(|line| {
-            let cells: Vec<_> = line.split('\t').chain(std::iter::repeat("")).take(5).collect();
+            let cells: Vec<_> = line
+                .split('\t')
+                .chain(std::iter::repeat(""))
+                .take(5)
+                .collect();
             row(cells[0], cells[1], cells[2], cells[3], cells[4])
         })
         .collect()
@@ -49,7 +53,11 @@ fn type_of(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
             && field.type_name().ends_with(&format!(".{}", nested.name()))
     });
     match entry {
-        Some(entry) => format!("map<{}, {}>", scalar(&entry.field[0]), scalar(&entry.field[1])),
+        Some(entry) => format!(
+            "map<{}, {}>",
+            scalar(&entry.field[0]),
+            scalar(&entry.field[1])
+        ),
         None if field.label() == Label::Repeated => format!("repeated {}", scalar(field)),
         None => scalar(field),
     }
@@ -57,7 +65,13 @@ fn type_of(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
 
 fn enum_rows(owner: &str, values: &EnumDescriptorProto, rows: &mut BTreeSet<Row>) {
     for value in &values.value {
-        rows.insert(row("enum", owner, value.name(), &value.number().to_string(), ""));
+        rows.insert(row(
+            "enum",
+            owner,
+            value.name(),
+            &value.number().to_string(),
+            "",
+        ));
     }
 }
 
@@ -68,9 +82,17 @@ fn ours() -> BTreeSet<Row> {
         for service in &file.service {
             for method in &service.method {
                 assert!(!method.client_streaming(), "{}", method.name());
-                let stream = if method.server_streaming() { "stream " } else { "" };
+                let stream = if method.server_streaming() {
+                    "stream "
+                } else {
+                    ""
+                };
                 let bare = |name: &str| name.rsplit('.').next().unwrap().to_owned();
-                let shape = format!("{} -> {stream}{}", bare(method.input_type()), bare(method.output_type()));
+                let shape = format!(
+                    "{} -> {stream}{}",
+                    bare(method.input_type()),
+                    bare(method.output_type())
+                );
                 rows.insert(row("rpc", service.name(), method.name(), "", &shape));
             }
         }
@@ -79,14 +101,24 @@ fn ours() -> BTreeSet<Row> {
         }
         for message in &file.message_type {
             for values in &message.enum_type {
-                enum_rows(&format!("{}.{}", message.name(), values.name()), values, &mut rows);
+                enum_rows(
+                    &format!("{}.{}", message.name(), values.name()),
+                    values,
+                    &mut rows,
+                );
             }
             if message.field.is_empty() {
                 rows.insert(row("empty", message.name(), "", "", ""));
             }
             for field in &message.field {
                 let number = field.number().to_string();
-                rows.insert(row("field", message.name(), field.name(), &number, &type_of(message, field)));
+                rows.insert(row(
+                    "field",
+                    message.name(),
+                    field.name(),
+                    &number,
+                    &type_of(message, field),
+                ));
             }
         }
     }
@@ -98,7 +130,10 @@ fn every_call_message_and_field_is_as_on_the_wire() {
     let (wanted, ours) = (wanted(), ours());
     let missing: Vec<_> = wanted.difference(&ours).collect();
     let extra: Vec<_> = ours.difference(&wanted).collect();
-    assert!(missing.is_empty() && extra.is_empty(), "missing: {missing:#?}\nextra: {extra:#?}");
+    assert!(
+        missing.is_empty() && extra.is_empty(),
+        "missing: {missing:#?}\nextra: {extra:#?}"
+    );
     assert_eq!(wanted.iter().filter(|row| row[0] == "rpc").count(), 43);
 }
 
@@ -112,7 +147,10 @@ fn credentials_are_never_printed() {
         identity_token: "t0ken".into(),
         registry_token: "r3g".into(),
     };
-    let request = cri::v1::PullImageRequest { auth: Some(auth), ..Default::default() };
+    let request = cri::v1::PullImageRequest {
+        auth: Some(auth),
+        ..Default::default()
+    };
     let text = format!("{request:?}");
     for secret in ["ann", "p4ss", "YW5u", "t0ken", "r3g"] {
         assert!(!text.contains(secret), "{secret} is in {text}");

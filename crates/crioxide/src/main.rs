@@ -1,3 +1,240 @@
-//! To be written.
+//! The daemon: command line, start-up order, signals. How anything is done is elsewhere.
 
-fn main() {}
+mod inspect;
+mod logging;
+mod markers;
+mod options;
+mod programs;
+mod serve;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Arg, ArgMatches, Command};
+use config::{Settings, Sources};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Threads of the async runtime: two keep lists answering while one is busy.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    match start(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Logging may not be there yet: a start that fails is told where it was started.
+            #[expect(
+                clippy::print_stderr,
+                reason = "a failed start is for whoever started it"
+            )]
+            {
+                eprintln!("crioxide: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Command {
+    Command::new("crioxide")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Kubernetes container runtime: the CRI over OCI runtimes, configured as CRI-O is")
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .short('c')
+                .value_name("FILE")
+                .help(
+                    "configuration file; empty for none [default: /etc/crio/crio.conf, if there]",
+                ),
+        )
+        .arg(
+            Arg::new("config-dir")
+                .long("config-dir")
+                .short('d')
+                .value_name("DIR")
+                .help(
+                    "directory of drop-in files; empty for none [default: /etc/crio/crio.conf.d]",
+                ),
+        )
+        .arg(
+            Arg::new("log-format")
+                .long("log-format")
+                .value_name("text|json")
+                .default_value("text")
+                .value_parser(["text", "json"])
+                .help("form of log lines"),
+        )
+        .arg(
+            Arg::new("registries-conf")
+                .long("registries-conf")
+                .value_name("FILE")
+                .default_value("/etc/containers/registries.conf")
+                .hide(true)
+                .help("registries.conf to read"),
+        )
+        .arg(
+            Arg::new("registries-conf-dir")
+                .long("registries-conf-dir")
+                .value_name("DIR")
+                .default_value("/etc/containers/registries.conf.d")
+                .hide(true)
+                .help("directory of registries.conf drop-ins"),
+        )
+        .arg(
+            Arg::new("runtime-name")
+                .long("runtime-name")
+                .value_name("NAME")
+                .default_value("cri-o")
+                .help("what Version says: scripts match on it"),
+        )
+        .arg(
+            Arg::new("run-dir")
+                .long("run-dir")
+                .value_name("DIR")
+                .default_value("/run/crio")
+                .help("directory on tmpfs for monitors and unfinished operations"),
+        )
+        .arg(
+            Arg::new("cni-cache-dir")
+                .long("cni-cache-dir")
+                .value_name("DIR")
+                .default_value("/var/lib/cni")
+                .help("where results of network plugins are kept"),
+        )
+        .arg(
+            Arg::new("cgroup-root")
+                .long("cgroup-root")
+                .value_name("PATH")
+                .default_value("/crio")
+                .help("parent of the cgroups of monitors, and of pods that name none"),
+        )
+        .args(config::flags())
+}
+
+fn start(matches: &ArgMatches) -> Result<()> {
+    let settings = Settings::load(sources(matches)?).context("configuration")?;
+    logging::start(
+        settings.text("crio.runtime", "log_level"),
+        argument(matches, "log-format"),
+    )?;
+    report(&settings);
+    // Before there are threads: mode of what is made, few arenas for few threads.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    sys::memory::limit_arenas(2);
+    sys::reap::become_subreaper().context("become a subreaper")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    let result = runtime.block_on(run(&settings, matches));
+    // Operations that are stuck must not keep a daemon that was told to end.
+    runtime.shutdown_background();
+    result
+}
+
+fn argument<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
+    matches.get_one::<String>(name).map_or("", String::as_str)
+}
+
+fn sources(matches: &ArgMatches) -> Result<Sources> {
+    let path = |name: &str, default: &str| match matches.get_one::<String>(name) {
+        None => Some(PathBuf::from(default)),
+        Some(empty) if empty.is_empty() => None,
+        Some(path) => Some(PathBuf::from(path)),
+    };
+    let storage_conf = std::env::var_os("CONTAINERS_STORAGE_CONF");
+    Ok(Sources {
+        file: path("config", "/etc/crio/crio.conf"),
+        file_must_exist: matches.contains_id("config"),
+        directory: path("config-dir", "/etc/crio/crio.conf.d"),
+        storage_conf: Some(
+            storage_conf.map_or_else(|| "/etc/containers/storage.conf".into(), PathBuf::from),
+        ),
+        given: config::given(matches, |name| std::env::var_os(name)).context("configuration")?,
+    })
+}
+
+/// Says once what the configuration holds that does nothing.
+fn report(settings: &Settings) {
+    for (key, origin) in settings.unknown() {
+        tracing::warn!(key, at = %origin, "unknown option in the configuration");
+    }
+    for (key, origin, why) in settings.without_effect() {
+        tracing::warn!(key, at = %origin, why, "option has no effect");
+    }
+}
+
+async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let mut child = signal(SignalKind::child()).context("watch SIGCHLD")?;
+    let listen = settings.path("crio.api", "listen");
+    let socket = serve::bind(&listen)?;
+    let markers = markers::Markers::starting(settings)?;
+    let pods_options = options::pods(settings, matches)?;
+    let rooms = options::rooms(settings, matches)?;
+    let (store, images) = (rooms.store.clone(), Arc::clone(&rooms.images));
+    let pods = pods::Pods::start(pods_options, rooms)
+        .await
+        .context("read the records")?;
+    let identity = cri::Identity {
+        name: argument(matches, "runtime-name").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let shown: Arc<str> = options::shown(settings).into();
+    let services = serve::Services {
+        runtime: cri::RuntimeService::new(pods.clone(), identity, Arc::clone(&shown)),
+        images: cri::ImageService::new(Arc::clone(&images), store),
+        inspect: inspect::Inspect {
+            pods: pods.clone(),
+            images,
+            config: shown,
+            root: settings.path("crio", "root"),
+        },
+        max_receive: message_size(settings, "grpc_max_recv_msg_size"),
+        max_send: message_size(settings, "grpc_max_send_msg_size"),
+    };
+    markers.started()?;
+    tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "crioxide serves");
+    let server = serve::serve(socket, services);
+    tokio::pin!(server);
+    loop {
+        tokio::select! {
+            ended = &mut server => return ended,
+            _ = child.recv() => pods.reap().await,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("told to end: pods stay");
+    remove_socket(&listen);
+    markers.clean_end()
+}
+
+fn message_size(settings: &Settings, key: &str) -> usize {
+    const DEFAULT: usize = 80 * 1024 * 1024;
+    usize::try_from(settings.integer("crio.api", key))
+        .ok()
+        .filter(|size| *size > 0)
+        .unwrap_or(DEFAULT)
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "socket not removed");
+    }
+}
+
+/// For modules that look for a program.
+fn missing(what: &str, looked: &[PathBuf]) -> anyhow::Error {
+    let looked: Vec<_> = looked
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    anyhow!("no program {what}; looked for {}", looked.join(", "))
+}

@@ -1,1 +1,262 @@
-//! To be written.
+//! The heart: pods and containers, their states, what changes them, and how they are found again.
+//!
+//! Everything that decides is here, and nothing that touches the kernel directly: that is in the
+//! rooms below. Owns `request.json` and `state.json` of each record, the intents on tmpfs and the
+//! snapshot that lists read. Knows nothing of gRPC, HTTP or TOML.
+//!
+//! Invariants: an intent is on tmpfs before a stage acts; a record is on disk before it is seen;
+//! an exit is on disk before it is seen; nothing is deleted because nobody asked again.
+
+mod bundle;
+mod devices;
+mod error;
+mod exits;
+mod files;
+mod host;
+mod ids;
+mod monitors;
+mod namespaces;
+mod networking;
+mod node;
+mod operations;
+mod records;
+pub mod request;
+mod restore;
+mod rootfs;
+mod snapshot;
+pub mod state;
+
+pub use error::Error;
+pub use ids::{ContainerId, PodId};
+pub use node::{Options, Rooms};
+pub use operations::Running as RunningOperation;
+pub use operations::exec_sync::Executed;
+pub use request::{ContainerRequest, PodRequest};
+pub use snapshot::Snapshot;
+pub use state::container::Container;
+pub use state::pod::Pod;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use node::{Node, blocking};
+
+/// A failure, shared by all callers that joined the operation.
+pub type Failure = Arc<Error>;
+
+/// The pods and containers of this node. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Pods(Arc<Node>);
+
+impl Pods {
+    /// Reads the records, so that lists answer, and starts the repairs; operations wait for those.
+    ///
+    /// # Errors
+    /// Records or directories that can't be read at all.
+    pub async fn start(options: Options, rooms: Rooms) -> Result<Self, Error> {
+        let node = Arc::new(Node::new(options, rooms)?);
+        let reader = Arc::clone(&node);
+        let leftovers = blocking(&node.pools.files, move || restore::read(&reader)).await?;
+        let repairer = Arc::clone(&node);
+        tokio::spawn(async move {
+            leftovers.repair(&repairer).await;
+            repairer.operations.open();
+        });
+        Ok(Self(node))
+    }
+
+    /// Runs a pod sandbox and returns its id. The repeat of a request returns the same.
+    ///
+    /// # Errors
+    /// As [`Error`] says; nothing of the pod is left then.
+    pub async fn run_pod(&self, request: PodRequest) -> Result<String, Failure> {
+        operations::run_pod::run(&self.0, request).await
+    }
+
+    /// Stops a pod sandbox; fine if it is stopped, or not there.
+    ///
+    /// # Errors
+    /// A step that failed; a repeat goes on from there.
+    pub async fn stop_pod(&self, id: &str) -> Result<(), Failure> {
+        operations::stop_pod::run(&self.0, id).await.map(drop)
+    }
+
+    /// Removes a pod sandbox with its containers; fine if it is not there.
+    ///
+    /// # Errors
+    /// A step that failed; a repeat goes on from there.
+    pub async fn remove_pod(&self, id: &str) -> Result<(), Failure> {
+        operations::remove_pod::run(&self.0, id).await.map(drop)
+    }
+
+    /// Creates a container and returns its id. The repeat of a request returns the same.
+    ///
+    /// # Errors
+    /// As [`Error`] says; nothing of the container is left then.
+    pub async fn create_container(
+        &self,
+        pod: &str,
+        request: ContainerRequest,
+    ) -> Result<String, Failure> {
+        operations::create_container::run(&self.0, pod, request).await
+    }
+
+    /// Starts a container that is created; fine if it runs.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`]; [`Error::Runtime`], after which the container has exited.
+    pub async fn start_container(&self, id: &str) -> Result<(), Failure> {
+        operations::start_container::run(&self.0, id)
+            .await
+            .map(drop)
+    }
+
+    /// Stops a container: its stop signal, and SIGKILL after `timeout`; fine if it is not running.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] when not even SIGKILL ends it.
+    pub async fn stop_container(&self, id: &str, timeout: Duration) -> Result<(), Failure> {
+        operations::stop_container::run(&self.0, id, timeout)
+            .await
+            .map(drop)
+    }
+
+    /// Removes a container, by force if it runs; fine if it is not there.
+    ///
+    /// # Errors
+    /// A step that failed; a repeat goes on from there.
+    pub async fn remove_container(&self, id: &str) -> Result<(), Failure> {
+        operations::remove_container::run(&self.0, id)
+            .await
+            .map(drop)
+    }
+
+    /// Runs a command in a container and waits for its end; `timeout` zero is none.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], after which the command is killed; [`Error::WrongState`].
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<Executed, Failure> {
+        operations::exec_sync::run(&self.0, id, command, timeout).await
+    }
+
+    /// Has a container's log opened again after a rotation; returns when the new file is there.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] unless it runs.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), Failure> {
+        let container = self.snapshot().container(id)?;
+        if !matches!(container.phase, state::container::Phase::Running { .. }) {
+            return Err(Arc::new(Error::WrongState(format!(
+                "container {} is not running",
+                container.id
+            ))));
+        }
+        let monitor = self.0.live(&container.pod).monitor().await?;
+        let reopened = monitor
+            .reopen_log(&monitors::wire_id(container.id.as_str())?)
+            .await;
+        reopened.map_err(|error| {
+            Arc::new(operations::create_container::runtime_error(
+                "log not reopened",
+                error,
+            ))
+        })
+    }
+
+    /// All pods and containers, as they are now. Takes no lock and makes no system call.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.table.load()
+    }
+
+    /// The operations that run.
+    #[must_use]
+    pub fn operations(&self) -> Vec<RunningOperation> {
+        self.0.operations.list()
+    }
+
+    /// The runtime handlers.
+    #[must_use]
+    pub fn handlers(&self) -> &runtime::Handlers {
+        &self.0.handlers
+    }
+
+    /// Whether pods can get a network now, and what is missing where they can't.
+    ///
+    /// # Errors
+    /// [`Error::NetworkNotReady`].
+    pub async fn network_status(&self) -> Result<(), Error> {
+        let network = Arc::clone(&self.0.network);
+        let status = blocking(&self.0.pools.helpers, move || network.status()).await;
+        status.map_err(|missing| Error::NetworkNotReady(missing.to_string()))
+    }
+
+    /// A container's OCI spec, as it was given to the runtime.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the file can't be read.
+    pub async fn spec(&self, id: &str) -> Result<serde_json::Value, Error> {
+        let Some(dirs) = self.0.dirs(id).await? else {
+            return Err(Error::NotFound {
+                what: "container",
+                id: id.to_owned(),
+            });
+        };
+        let path = dirs.persistent.join("config.json");
+        let read = move || {
+            let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
+            serde_json::from_slice(&text)
+                .map_err(|wrong| Error::Internal(format!("{}: {wrong}", path.display())))
+        };
+        blocking(&self.0.pools.files, read).await
+    }
+
+    /// Reaps what the daemon inherited, to be called on SIGCHLD: inits of containers whose monitor
+    /// died, and what else lost its parent.
+    pub async fn reap(&self) {
+        match sys::reap::orphans() {
+            Ok(reaped) if reaped.is_empty() => {}
+            Ok(reaped) => {
+                let reaped: Vec<_> = reaped
+                    .into_iter()
+                    .map(|(pid, status)| (pid.as_raw_nonzero().get(), status))
+                    .collect();
+                monitors::orphans_reaped(&self.0, &reaped).await;
+            }
+            Err(error) => tracing::warn!(%error, "children not looked at"),
+        }
+    }
+
+    /// Waits until the repairs of the start are done.
+    pub async fn repaired(&self) {
+        self.0.operations.opened().await;
+    }
+}
+
+/// Names of all operations' stages, for the test that fails at each of them: operation, stages.
+#[must_use]
+pub fn stages() -> Vec<(&'static str, Vec<&'static str>)> {
+    use operations::{create_container, remove_container, remove_pod, run_pod, stage, stop_pod};
+    let names = |undos: Vec<(&'static str, Option<stage::Undo>)>| {
+        undos.into_iter().map(|(name, _)| name).collect()
+    };
+    vec![
+        (run_pod::OPERATION, names(stage::undos(run_pod::PLAN))),
+        (
+            create_container::OPERATION,
+            names(stage::undos(create_container::PLAN)),
+        ),
+        ("start-container", vec!["start"]),
+        (
+            remove_container::OPERATION,
+            remove_container::STEPS.to_vec(),
+        ),
+        (stop_pod::OPERATION, stop_pod::STEPS.to_vec()),
+        (remove_pod::OPERATION, remove_pod::STEPS.to_vec()),
+    ]
+}

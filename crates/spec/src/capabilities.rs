@@ -1,5 +1,7 @@
 //! Capability sets of a container's first process (capabilities(7)).
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, oci};
 
 /// Names without the `CAP_` prefix, by number.
@@ -122,7 +124,7 @@ impl Set {
 }
 
 /// What a request asks of capabilities.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Added to the defaults.
     pub add: Vec<String>,

@@ -1,11 +1,13 @@
 //! Mounts of a container: what every one has, and what the request adds or replaces.
 
+use serde::{Deserialize, Serialize};
+
 use std::path::{Path, PathBuf};
 
 use crate::{Error, oci};
 
 /// How mounts made later travel between host and container.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Propagation {
     /// Not at all.
     #[default]
@@ -17,7 +19,7 @@ pub enum Propagation {
 }
 
 /// A bind mount that the request asks for; `source` exists and is resolved.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
     /// Absolute path in the container.
     pub destination: String,

@@ -1,11 +1,13 @@
 //! Limits of a container: from the request's numbers, in which zero is "not set", to the spec's.
 
+use serde::{Deserialize, Serialize};
+
 use std::collections::BTreeMap;
 
 use crate::{Error, oci};
 
 /// What a request limits. Zero and empty mean "not set".
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Microseconds.
     pub cpu_period: i64,

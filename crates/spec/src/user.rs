@@ -4,6 +4,8 @@
 //! The files are the image's and hostile: lines are looked at one by one, nothing is collected
 //! that the request does not name, and the reader bounds the bytes (see [`MAX_FILE_BYTES`]).
 
+use serde::{Deserialize, Serialize};
+
 use crate::process::id;
 use crate::{Error, limits, oci};
 
@@ -11,7 +13,7 @@ use crate::{Error, limits, oci};
 pub const MAX_FILE_BYTES: usize = limits::ACCOUNT_FILE_BYTES;
 
 /// Whether groups that the image gives the user count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GroupsPolicy {
     /// Those and the given ones.
     #[default]
@@ -21,7 +23,7 @@ pub enum GroupsPolicy {
 }
 
 /// Who a request wants a container to run as.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// `run_as_user`.
     pub uid: Option<i64>,

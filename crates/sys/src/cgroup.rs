@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -64,10 +65,18 @@ pub fn hierarchies() -> io::Result<Vec<Hierarchy>> {
 /// # Errors
 /// `ENOENT`, `ESRCH`: there is no such process.
 pub fn of_process(pid: Pid) -> io::Result<Cgroup> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    of_text(&fs::read_to_string(format!("/proc/{pid}/cgroup"))?)
+}
+
+/// The cgroups in a text of the form of `/proc/PID/cgroup`, such as one that was kept of a process
+/// that has ended.
+///
+/// # Errors
+/// See [`hierarchies`].
+pub fn of_text(text: &str) -> io::Result<Cgroup> {
     let hierarchies = hierarchies()?;
     let mut dirs = Vec::new();
-    for (controllers, path) in proc::parse_cgroup(&text) {
+    for (controllers, path) in proc::parse_cgroup(text) {
         let hierarchy = hierarchies
             .iter()
             .find(|known| known.controllers == controllers);
@@ -264,6 +273,32 @@ impl Cgroup {
             }
         }
         failed
+    }
+
+    /// Removes it as [`Self::remove`] does, and waits while the kernel still counts processes in it
+    /// that have ended: up to a scheduler's tick after their pidfds told.
+    ///
+    /// # Errors
+    /// `EBUSY`: processes are in it after `timeout`.
+    pub fn remove_when_empty(&self, timeout: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + timeout;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match self.remove() {
+                Err(busy)
+                    if busy.raw_os_error() == Some(Errno::BUSY.raw_os_error())
+                        && Instant::now() < deadline =>
+                {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "version 1 tells nobody when a cgroup is empty"
+                    )]
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(20));
+                }
+                removed => return removed,
+            }
+        }
     }
 
     /// The directory that tells the processes: version 2 where it is there (a runtime may not use

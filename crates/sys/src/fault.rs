@@ -5,6 +5,7 @@
 //! (an error, once), `fail-always`, `hang` (until the process is killed) and `kill` (SIGKILL to
 //! ourselves: nothing is cleaned up). A name may end in `*`.
 
+#[cfg(not(feature = "faults"))]
 use std::io;
 
 /// Passes the point `name`, unless a test asks for something else.

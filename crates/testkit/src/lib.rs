@@ -1,1 +1,11 @@
-//! To be written.
+//! What tests and the demo share: a CRI client, nodes in private places, the leak audit, a real
+//! registry and images for it. For testing only: nothing here is promised to stay.
+
+pub mod audit;
+pub mod client;
+pub mod demo;
+pub mod image_maker;
+pub mod node;
+pub mod progress;
+pub mod registry;
+pub mod requests;

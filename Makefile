@@ -1,0 +1,36 @@
+# make demo  shows a pod from an image reference to an exit code     IMAGE=…  KEEP=1
+# make test  runs formatting, lints, unit and integration tests
+# Both install what they need on Debian 12 and 13, and say so first.
+
+.PHONY: all demo test test-faults check unit integration setup release
+
+all: setup
+	@scripts/build >/dev/null
+
+setup:
+	@scripts/setup
+
+release: setup
+	@scripts/build --release
+
+demo: setup
+	@bin=$$(scripts/build --release) && exec $$bin/crioctl demo $(if $(IMAGE),--image $(IMAGE)) $(if $(KEEP),--keep)
+
+test: setup check unit integration
+
+# Formatting and lints, where the tools are there: Debian's compiler may come without.
+check:
+	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; else echo "skipped: formatting (no rustfmt)"; fi
+	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --workspace --all-targets --features crioxide/faults -- -D warnings; else echo "skipped: lints (no clippy)"; fi
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "skipped: cargo deny (not installed)"; fi
+
+unit:
+	@scripts/build-static --debug >/dev/null
+	cargo test --locked --workspace --exclude crioxide-tests --features crioxide/faults -q
+
+integration:
+	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin cargo test --locked -p crioxide-tests -q
+
+# Every stage of every operation: failed, repeated, killed.
+test-faults: setup
+	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin CRIOXIDE_ALL_FAULTS=1 cargo test --locked -p crioxide-tests -q faults

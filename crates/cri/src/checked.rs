@@ -1,0 +1,160 @@
+//! Requests, checked into domain values: what comes out can be acted on.
+
+mod container;
+mod pod;
+
+pub(crate) use container::container;
+pub(crate) use pod::pod;
+
+use pods::request::{PidMode, Profile, Shared};
+use tonic::Status;
+
+use crate::v1;
+use crate::v1::security_profile::ProfileType;
+
+/// An InvalidArgument that names the field.
+pub(crate) fn invalid(field: &str, reason: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(format!("{field}: {reason}"))
+}
+
+/// A field that has to be there.
+pub(crate) fn required<T>(field: &str, value: Option<T>) -> Result<T, Status> {
+    value.ok_or_else(|| invalid(field, "is missing"))
+}
+
+fn not_empty(field: &str, value: String) -> Result<String, Status> {
+    if value.is_empty() {
+        Err(invalid(field, "is empty"))
+    } else {
+        Ok(value)
+    }
+}
+
+/// A name that becomes part of a record's name and of annotations.
+fn name(field: &str, value: String) -> Result<String, Status> {
+    let value = not_empty(field, value)?;
+    if value.chars().any(|c| c.is_control() || c == '/') {
+        return Err(invalid(
+            field,
+            format!("{value:?} holds a slash or control character"),
+        ));
+    }
+    Ok(value)
+}
+
+fn shared(field: &str, mode: i32) -> Result<Shared, Status> {
+    match v1::NamespaceMode::try_from(mode) {
+        Ok(v1::NamespaceMode::Pod) => Ok(Shared::Pod),
+        Ok(v1::NamespaceMode::Node) => Ok(Shared::Host),
+        Ok(other) => Err(invalid(
+            field,
+            format!("{} is not possible here", other.as_str_name()),
+        )),
+        Err(_) => Err(invalid(field, format!("{mode} is no namespace mode"))),
+    }
+}
+
+fn pid_mode(options: &v1::NamespaceOption) -> Result<PidMode, Status> {
+    match v1::NamespaceMode::try_from(options.pid) {
+        Ok(v1::NamespaceMode::Pod) => Ok(PidMode::Pod),
+        Ok(v1::NamespaceMode::Container) => Ok(PidMode::Container),
+        Ok(v1::NamespaceMode::Node) => Ok(PidMode::Host),
+        Ok(v1::NamespaceMode::Target) => Ok(PidMode::Target(not_empty(
+            "namespace_options.target_id",
+            options.target_id.clone(),
+        )?)),
+        Err(_) => Err(invalid(
+            "namespace_options.pid",
+            format!("{} is no namespace mode", options.pid),
+        )),
+    }
+}
+
+/// User namespaces come with the isolation work: until then a request for one is refused, rather
+/// than run with less isolation than asked for.
+fn no_user_namespace(options: &v1::NamespaceOption) -> Result<(), Status> {
+    match &options.userns_options {
+        Some(userns) if userns.mode != v1::NamespaceMode::Node as i32 => Err(invalid(
+            "namespace_options.userns_options",
+            "user namespaces are not built yet",
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A profile in the new field, else in the deprecated text (`runtime/default`, `unconfined`,
+/// `localhost/…`).
+fn profile(field: &str, new: Option<&v1::SecurityProfile>, old: &str) -> Result<Profile, Status> {
+    let Some(new) = new else {
+        return match old {
+            "" => Ok(Profile::Unset),
+            "runtime/default" | "docker/default" => Ok(Profile::RuntimeDefault),
+            "unconfined" => Ok(Profile::Unconfined),
+            local => match local.strip_prefix("localhost/") {
+                Some(name) => Ok(Profile::Localhost(name.to_owned())),
+                None => Err(invalid(field, format!("{old:?} is no profile"))),
+            },
+        };
+    };
+    match ProfileType::try_from(new.profile_type) {
+        Ok(ProfileType::RuntimeDefault) => Ok(Profile::RuntimeDefault),
+        Ok(ProfileType::Unconfined) => Ok(Profile::Unconfined),
+        Ok(ProfileType::Localhost) => Ok(Profile::Localhost(not_empty(
+            &format!("{field}.localhost_ref"),
+            new.localhost_ref.clone(),
+        )?)),
+        Err(_) => Err(invalid(
+            field,
+            format!("{} is no profile type", new.profile_type),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_in_both_spellings() {
+        let new = |kind: ProfileType, name: &str| v1::SecurityProfile {
+            profile_type: kind as i32,
+            localhost_ref: name.into(),
+        };
+        for (new, old, wanted) in [
+            (None, "", Some(Profile::Unset)),
+            (None, "runtime/default", Some(Profile::RuntimeDefault)),
+            (
+                None,
+                "localhost/x.json",
+                Some(Profile::Localhost("x.json".into())),
+            ),
+            (None, "other", None),
+            (
+                Some(new(ProfileType::Unconfined, "")),
+                "runtime/default",
+                Some(Profile::Unconfined),
+            ),
+            (Some(new(ProfileType::Localhost, "")), "", None),
+        ] {
+            assert_eq!(
+                profile("seccomp", new.as_ref(), old).ok(),
+                wanted,
+                "{new:?} {old:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_user_namespace_is_refused_rather_than_ignored() {
+        let asks = |mode: v1::NamespaceMode| v1::NamespaceOption {
+            userns_options: Some(v1::UserNamespace {
+                mode: mode as i32,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert!(no_user_namespace(&asks(v1::NamespaceMode::Pod)).is_err());
+        assert!(no_user_namespace(&asks(v1::NamespaceMode::Node)).is_ok());
+        assert!(no_user_namespace(&v1::NamespaceOption::default()).is_ok());
+    }
+}

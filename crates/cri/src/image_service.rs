@@ -1,0 +1,232 @@
+//! The service `runtime.v1.ImageService`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::Stream;
+use image::{Credentials, Image, Images, PullRequest, User};
+use serde_json::json;
+use sys::pool::Pool;
+use tonic::{Request, Response, Status};
+
+use crate::checked::{invalid, required};
+use crate::errors::image_status;
+use crate::runtime_service::info;
+use crate::sandboxes::nanos;
+use crate::v1;
+
+/// Answers the calls about images.
+#[derive(Debug, Clone)]
+pub struct ImageService {
+    images: Arc<Images>,
+    store: storage::Store,
+    /// Reads of the store's index, which may have to be loaded again.
+    pool: Pool,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl ImageService {
+    /// Makes the service.
+    #[must_use]
+    pub fn new(images: Arc<Images>, store: storage::Store) -> Self {
+        Self {
+            images,
+            store,
+            pool: Pool::new("images", 4),
+        }
+    }
+
+    async fn find(&self, name: String) -> Result<Option<Image>, Status> {
+        self.images
+            .find(&name)
+            .await
+            .map_err(|error| image_status(&error))
+    }
+}
+
+fn on_wire(image: &Image) -> v1::Image {
+    let (uid, username) = match &image.user {
+        User::None => (Some(0), String::new()),
+        User::Uid(uid) => (Some(i64::from(*uid)), String::new()),
+        User::Name(name) => (None, name.clone()),
+    };
+    v1::Image {
+        id: image.id.to_string(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.size,
+        uid: uid.map(|value| v1::Int64Value { value }),
+        username,
+        spec: Some(v1::ImageSpec {
+            image: image.id.to_string(),
+            annotations: image.annotations.clone().into_iter().collect(),
+            ..Default::default()
+        }),
+        pinned: image.pinned,
+    }
+}
+
+/// What an image's configuration says, as `crictl inspecti` shows it.
+fn verbose(image: &Image) -> serde_json::Value {
+    let config = &image.config;
+    json!({
+        "labels": config.labels,
+        "imageSpec": {
+            "created": config.created,
+            "architecture": config.architecture,
+            "os": config.os,
+            "config": {
+                "User": config.user,
+                "Env": config.env,
+                "Entrypoint": config.entrypoint,
+                "Cmd": config.cmd,
+                "WorkingDir": config.working_dir,
+                "Labels": config.labels,
+                "StopSignal": config.stop_signal,
+            },
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": config.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            },
+        },
+    })
+}
+
+fn credentials(auth: Option<v1::AuthConfig>) -> Result<Option<Credentials>, Status> {
+    let Some(auth) = auth else { return Ok(None) };
+    Credentials::from_request(
+        &auth.username,
+        &auth.password,
+        &auth.auth,
+        &auth.identity_token,
+        &auth.registry_token,
+    )
+    .map_err(|wrong| invalid("auth", wrong))
+}
+
+#[tonic::async_trait]
+impl v1::image_service_server::ImageService for ImageService {
+    async fn list_images(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Answer<v1::ListImagesResponse> {
+        let wanted = request
+            .into_inner()
+            .filter
+            .and_then(|filter| filter.image)
+            .map(|image| image.image);
+        let images = match wanted.filter(|name| !name.is_empty()) {
+            Some(name) => self.find(name).await?.iter().map(on_wire).collect(),
+            None => {
+                let list = self.images.list().await;
+                list.map_err(|error| image_status(&error))?
+                    .iter()
+                    .map(on_wire)
+                    .collect()
+            }
+        };
+        Ok(Response::new(v1::ListImagesResponse { images }))
+    }
+
+    type StreamImagesStream =
+        Pin<Box<dyn Stream<Item = Result<v1::StreamImagesResponse, Status>> + Send>>;
+    async fn stream_images(
+        &self,
+        _: Request<v1::StreamImagesRequest>,
+    ) -> Answer<Self::StreamImagesStream> {
+        Err(Status::unimplemented(
+            "StreamImages is not built yet in this version of crioxide",
+        ))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<v1::ImageStatusRequest>,
+    ) -> Answer<v1::ImageStatusResponse> {
+        let request = request.into_inner();
+        let name = required("image", request.image)?.image;
+        if name.is_empty() {
+            return Err(invalid("image.image", "is empty"));
+        }
+        let Some(image) = self.find(name).await? else {
+            return Ok(Response::new(v1::ImageStatusResponse::default()));
+        };
+        let info = if request.verbose {
+            info(&verbose(&image))
+        } else {
+            Default::default()
+        };
+        Ok(Response::new(v1::ImageStatusResponse {
+            image: Some(on_wire(&image)),
+            info,
+        }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Answer<v1::PullImageResponse> {
+        let request = request.into_inner();
+        let reference = required("image", request.image)?.image;
+        if reference.is_empty() {
+            return Err(invalid("image.image", "is empty"));
+        }
+        let pod = request.sandbox_config.and_then(|config| config.metadata);
+        let pull = PullRequest {
+            reference,
+            credentials: credentials(request.auth)?,
+            namespace: pod.map(|metadata| metadata.namespace).unwrap_or_default(),
+        };
+        let pulled = self
+            .images
+            .pull(pull)
+            .await
+            .map_err(|error| image_status(&error))?;
+        Ok(Response::new(v1::PullImageResponse {
+            image_ref: pulled.to_string(),
+        }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Answer<v1::RemoveImageResponse> {
+        let name = required("image", request.into_inner().image)?.image;
+        if name.is_empty() {
+            return Err(invalid("image.image", "is empty"));
+        }
+        self.images
+            .remove(&name)
+            .await
+            .map_err(|error| image_status(&error))?;
+        Ok(Response::new(v1::RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<v1::ImageFsInfoRequest>,
+    ) -> Answer<v1::ImageFsInfoResponse> {
+        let store = self.store.clone();
+        let usage = self.pool.run(move || store.usage()).await;
+        let usage = usage.map_err(|error| image_status(&image::Error::from(error)))?;
+        let mountpoint = self
+            .store
+            .root()
+            .join("overlay-images")
+            .to_string_lossy()
+            .into_owned();
+        let used = |value| Some(v1::UInt64Value { value });
+        let filesystem = v1::FilesystemUsage {
+            timestamp: nanos(SystemTime::now()),
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint }),
+            used_bytes: used(usage.bytes),
+            inodes_used: used(usage.inodes),
+        };
+        Ok(Response::new(v1::ImageFsInfoResponse {
+            image_filesystems: vec![filesystem.clone()],
+            container_filesystems: vec![filesystem],
+        }))
+    }
+}

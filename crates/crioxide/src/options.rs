@@ -1,0 +1,366 @@
+//! From the configuration to each room's own options: the only place that knows both.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::ArgMatches;
+use config::{Handler, Settings};
+
+use crate::{argument, programs};
+
+/// How long to wait for a lock of the store that podman or skopeo holds while it unpacks.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
+/// Smallest and largest `container_create_timeout`, in seconds.
+const CREATE_TIMEOUT: (i64, i64) = (30, 24 * 60 * 60);
+/// Smallest `ctr_stop_timeout`, in seconds.
+const STOP_TIMEOUT: i64 = 30;
+
+/// Options of pods and containers.
+pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Options> {
+    let section = "crio.runtime";
+    match settings.text(section, "cgroup_manager") {
+        "cgroupfs" => {}
+        "systemd" => {
+            let text = "the systemd cgroup manager is not built yet: set it to \"cgroupfs\", and the kubelet's cgroupDriver too";
+            return Err(settings.wrong(section, "cgroup_manager", text).into());
+        }
+        other => {
+            return Err(settings
+                .wrong(
+                    section,
+                    "cgroup_manager",
+                    format!("{other:?} is no cgroup manager"),
+                )
+                .into());
+        }
+    }
+    let path =
+        |key: &str| Some(settings.path(section, key)).filter(|path| !path.as_os_str().is_empty());
+    let paths = |key: &str| {
+        settings
+            .list(section, key)
+            .iter()
+            .map(PathBuf::from)
+            .collect()
+    };
+    let seconds = |key: &str, least: i64| {
+        Duration::from_secs(u64::try_from(settings.integer(section, key).max(least)).unwrap_or(0))
+    };
+    let at_least = |key: &str| settings.integer(section, key).max(0);
+    Ok(pods::Options {
+        run_dir: argument(matches, "run-dir").into(),
+        exits_dir: settings.path(section, "container_exits_dir"),
+        namespaces_dir: settings.path(section, "namespaces_dir"),
+        log_dir: settings.path("crio", "log_dir"),
+        pinns: path("pinns_path").map_or_else(|| programs::find("pinns"), Ok)?,
+        monitor: programs::find("crioxide-monitor")?,
+        pause: None,
+        cgroup_parent: argument(matches, "cgroup-root").to_owned(),
+        default_capabilities: capabilities(settings)?,
+        inheritable_capabilities: settings.bool(section, "add_inheritable_capabilities"),
+        default_env: settings.list(section, "default_env").to_vec(),
+        default_sysctls: sysctls(settings)?,
+        ulimits: ulimits(settings)?,
+        pids_limit: at_least("pids_limit"),
+        log_size_max: log_size(settings)?,
+        read_only: settings.bool(section, "read_only"),
+        seccomp_profile: path("seccomp_profile"),
+        privileged_seccomp_profile: path("privileged_seccomp_profile"),
+        absent_sources_rejected: paths("absent_mount_sources_to_reject"),
+        bind_mount_prefix: settings.path(section, "bind_mount_prefix"),
+        stop_timeout: seconds("ctr_stop_timeout", STOP_TIMEOUT),
+    })
+}
+
+/// The rooms below the pods.
+pub(crate) fn rooms(settings: &Settings, matches: &ArgMatches) -> Result<pods::Rooms> {
+    let store = storage::Store::open(storage(settings)?).context("open the store")?;
+    let images = image::Images::new(images(settings, matches), store.clone());
+    let (handlers, unusable) =
+        runtime::Handlers::find(handlers(settings)?, default_runtime(settings))?;
+    for error in unusable {
+        tracing::warn!(%error, "runtime handler left out");
+    }
+    Ok(pods::Rooms {
+        store,
+        images: Arc::new(images),
+        network: network(settings, matches),
+        handlers,
+    })
+}
+
+/// The configuration in force, as TOML, for `/config` and for Status.
+pub(crate) fn shown(settings: &Settings) -> String {
+    settings.to_toml()
+}
+
+fn default_runtime(settings: &Settings) -> &str {
+    match settings.text("crio.runtime", "default_runtime") {
+        "" => "crun",
+        name => name,
+    }
+}
+
+fn storage(settings: &Settings) -> Result<storage::Options> {
+    match settings.text("crio", "storage_driver") {
+        "" | "overlay" => {}
+        other => {
+            let text = format!("storage driver {other:?} is not supported: overlay is");
+            return Err(settings.wrong("crio", "storage_driver", text).into());
+        }
+    }
+    let options = settings.list("crio", "storage_option").iter();
+    let mut mount_options = options.filter_map(|option| {
+        let (key, value) = option.split_once('=')?;
+        matches!(key.trim(), "overlay.mountopt" | "mountopt" | ".mountopt")
+            .then(|| value.split(','))
+    });
+    Ok(storage::Options {
+        root: settings.path("crio", "root"),
+        run_root: settings.path("crio", "runroot"),
+        mount_options: mount_options
+            .next_back()
+            .into_iter()
+            .flatten()
+            .map(|option| option.trim().to_owned())
+            .collect(),
+        lock_timeout: LOCK_TIMEOUT,
+    })
+}
+
+fn images(settings: &Settings, matches: &ArgMatches) -> image::Options {
+    let section = "crio.image";
+    let given =
+        |key: &str| Some(settings.path(section, key)).filter(|path| !path.as_os_str().is_empty());
+    let default = image::Options::default();
+    let mut pinned = settings.list(section, "pinned_images").to_vec();
+    pinned.push(settings.text(section, "pause_image").to_owned());
+    image::Options {
+        registries_conf: argument(matches, "registries-conf").into(),
+        registries_conf_dir: argument(matches, "registries-conf-dir").into(),
+        policy: given("signature_policy").unwrap_or(default.policy),
+        global_auth_file: given("global_auth_file"),
+        auth_files: auth_files(),
+        user_agent: format!("cri-o/1.36.3 crioxide/{}", env!("CARGO_PKG_VERSION")),
+        pinned,
+        pull_progress_timeout: match settings.duration(section, "pull_progress_timeout") {
+            Duration::ZERO => default.pull_progress_timeout,
+            set => set,
+        },
+        ..image::Options::default()
+    }
+}
+
+/// Where containers-auth.json(5) looks for credentials.
+fn auth_files() -> Vec<PathBuf> {
+    let runtime =
+        std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("containers/auth.json"));
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let of_home = home.iter().flat_map(|home| {
+        [
+            home.join(".config/containers/auth.json"),
+            home.join(".docker/config.json"),
+        ]
+    });
+    runtime
+        .into_iter()
+        .chain([PathBuf::from("/run/containers/0/auth.json")])
+        .chain(of_home)
+        .collect()
+}
+
+fn network(settings: &Settings, matches: &ArgMatches) -> network::Network {
+    let section = "crio.network";
+    let mut plugin_dirs: Vec<PathBuf> = settings
+        .list(section, "plugin_dirs")
+        .iter()
+        .map(PathBuf::from)
+        .collect();
+    let old = settings.path(section, "plugin_dir");
+    if !old.as_os_str().is_empty() {
+        plugin_dirs.push(old);
+    }
+    network::Network::new(network::Options {
+        conf_dir: settings.path(section, "network_dir"),
+        plugin_dirs,
+        default_network: settings.text(section, "cni_default_network").to_owned(),
+        cache_dir: argument(matches, "cni-cache-dir").into(),
+        ..network::Options::default()
+    })
+}
+
+fn handlers(settings: &Settings) -> Result<Vec<runtime::Config>> {
+    let default = default_runtime(settings);
+    let base = settings.handlers().find(|handler| handler.name == default);
+    settings
+        .handlers()
+        .map(|handler| one_handler(settings, handler, base))
+        .collect()
+}
+
+fn one_handler(
+    settings: &Settings,
+    handler: Handler<'_>,
+    default: Option<Handler<'_>>,
+) -> Result<runtime::Config> {
+    // What is inherited from the default handler, if it says so.
+    let from = match default {
+        Some(default) if handler.bool("inherit_default_runtime") => default,
+        _ => handler,
+    };
+    let timeout = match handler.integer("container_create_timeout") {
+        0 => 240,
+        seconds => seconds.clamp(CREATE_TIMEOUT.0, CREATE_TIMEOUT.1),
+    };
+    let root = match from.text("runtime_root") {
+        empty if empty.is_empty() && from.name == "crun" => "/run/crun".to_owned(),
+        root => root,
+    };
+    let minimum = handler.text("container_min_memory");
+    let minimum = if minimum.is_empty() && from.name == "crun" {
+        "500KiB".to_owned()
+    } else {
+        minimum
+    };
+    let path = from.text("runtime_path");
+    let path = if path.is_empty() && from.name != handler.name {
+        from.name.into()
+    } else {
+        PathBuf::from(path)
+    };
+    Ok(runtime::Config {
+        name: handler.name.to_owned(),
+        path,
+        kind: from.text("runtime_type"),
+        root: root.into(),
+        seccomp_profile: handler.text("seccomp_profile").into(),
+        create_timeout: Duration::from_secs(u64::try_from(timeout).unwrap_or(240)),
+        minimum_memory: size(&minimum)
+            .with_context(|| format!("container_min_memory of handler {}", handler.name))?,
+        allowed_annotations: handler.list("allowed_annotations"),
+        privileged_without_host_devices: handler.bool("privileged_without_host_devices"),
+        monitor_cgroup: handler.text("monitor_cgroup"),
+        no_pivot: settings.bool("crio.runtime", "no_pivot"),
+    })
+}
+
+/// A size such as `12MiB`; 12 MiB where none is given.
+fn size(text: &str) -> Result<i64> {
+    const DEFAULT: i64 = 12 << 20;
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(DEFAULT);
+    }
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return Err(anyhow!("{text:?} is no size")),
+    };
+    number
+        .parse::<i64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or_else(|| anyhow!("{text:?} is no size"))
+}
+
+fn capabilities(settings: &Settings) -> Result<Vec<String>> {
+    let names = settings
+        .list("crio.runtime", "default_capabilities")
+        .to_vec();
+    match spec::capabilities::Set::parse(&names) {
+        Ok(_) => Ok(names),
+        Err(wrong) => Err(settings
+            .wrong("crio.runtime", "default_capabilities", wrong.to_string())
+            .into()),
+    }
+}
+
+fn sysctls(settings: &Settings) -> Result<BTreeMap<String, String>> {
+    let (section, key) = ("crio.runtime", "default_sysctls");
+    let pairs = settings
+        .list(section, key)
+        .iter()
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').ok_or_else(|| {
+                settings.wrong(section, key, format!("{pair:?} is not key=value"))
+            })?;
+            Ok::<_, config::Error>((name.to_owned(), value.to_owned()))
+        });
+    let pairs: BTreeMap<_, _> = pairs.collect::<Result<_, _>>()?;
+    let checked = spec::sysctl::check(&pairs, spec::sysctl::HostNamespaces::default());
+    Ok(checked
+        .map_err(|wrong| settings.wrong(section, key, wrong.to_string()))?
+        .set)
+}
+
+/// `nofile=1024:2048` and the like.
+fn ulimits(settings: &Settings) -> Result<Vec<spec::oci::Rlimit>> {
+    let (section, key) = ("crio.runtime", "default_ulimits");
+    let parse = |text: &String| {
+        let (name, limits) = text.split_once('=')?;
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        let number = |text: &str| {
+            if text == "-1" {
+                Some(u64::MAX)
+            } else {
+                text.parse().ok()
+            }
+        };
+        let kind = format!("RLIMIT_{}", name.to_ascii_uppercase());
+        Some(spec::oci::Rlimit {
+            kind,
+            hard: number(hard)?,
+            soft: number(soft)?,
+        })
+    };
+    let list = settings
+        .list(section, key)
+        .iter()
+        .filter(|text| !text.is_empty());
+    let list = list.map(|text| {
+        parse(text)
+            .ok_or_else(|| settings.wrong(section, key, format!("{text:?} is not name=soft:hard")))
+    });
+    Ok(list.collect::<Result<_, _>>()?)
+}
+
+fn log_size(settings: &Settings) -> Result<u64> {
+    const LEAST: i64 = 8192;
+    let (section, key) = ("crio.runtime", "log_size_max");
+    match settings.integer(section, key) {
+        size if size < 0 => Ok(0),
+        size if size < LEAST => Err(settings
+            .wrong(section, key, format!("{size} is smaller than {LEAST}"))
+            .into()),
+        size => Ok(u64::try_from(size).unwrap_or(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, wanted) in [
+            ("", Some(12 << 20)),
+            ("500KiB", Some(500 << 10)),
+            ("12 MiB", Some(12 << 20)),
+            ("7", Some(7)),
+            ("x", None),
+            ("1TB", None),
+        ] {
+            assert_eq!(size(text).ok(), wanted, "{text:?}");
+        }
+    }
+}

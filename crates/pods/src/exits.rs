@@ -1,0 +1,182 @@
+//! What happens when a container has ended: its state goes to disk, then everybody sees it, then
+//! its root is unmounted.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::node::{Node, blocking};
+use crate::operations::chain;
+use crate::state::container::{Container, Exit, Phase};
+use crate::{ContainerId, records};
+
+/// Exit code of a container of which nothing is known: what the field uses for it.
+const UNKNOWN: i32 = 255;
+
+/// The monitor's words for an exit in ours.
+pub(crate) fn from_wire(exit: &monitor_client::Exit) -> Exit {
+    Exit {
+        code: exit.code,
+        finished: SystemTime::UNIX_EPOCH + Duration::from_nanos(exit.finished_ns),
+        oom_killed: exit.oom_killed,
+        message: exit.reason.clone(),
+        reason: None,
+    }
+}
+
+/// A container has ended. Told again, it is ignored.
+pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
+    let Ok(container) = node.table.load().container(id.as_str()) else {
+        return;
+    };
+    let Ok(phase) = container.phase.exited(exit) else {
+        return;
+    };
+    let ended = Container {
+        phase,
+        ..Container::clone(&container)
+    };
+    node.live(&ended.pod).drop_kept(id);
+    if let Err(error) = persist(node, &ended).await {
+        // Seen all the same: a pod that can't be stopped because the disk is full is worse.
+        tracing::error!(
+            container = id.as_str(),
+            error = chain(&error),
+            "exit not recorded"
+        );
+    }
+    if let Phase::Exited { exit, .. } = &ended.phase {
+        let (container, code) = (id.as_str(), exit.code);
+        tracing::info!(
+            container,
+            code,
+            reason = exit.reason(),
+            message = exit.message,
+            "container exited"
+        );
+    }
+    let phase = ended.phase.clone();
+    node.table.step(id, |_| Ok(phase));
+    let (store, record) = (node.store.clone(), crate::node::record_id(id.as_str()));
+    if let Ok(record) = record
+        && let Err(error) = blocking(&node.pools.storage, move || store.unmount(&record)).await
+        && !matches!(error, storage::Error::ContainerUnknown(_))
+    {
+        tracing::warn!(
+            container = id.as_str(),
+            error = chain(&error),
+            "root not unmounted"
+        );
+    }
+}
+
+async fn persist(node: &Node, container: &Container) -> Result<(), crate::Error> {
+    let Some(dirs) = node.dirs(container.id.as_str()).await? else {
+        return Ok(());
+    };
+    let container = container.clone();
+    blocking(&node.pools.files, move || {
+        records::write_state(&container, &dirs)
+    })
+    .await
+}
+
+/// A monitor tells that a container runs of which the record says that it was only created: the
+/// daemon died between start and record.
+pub(crate) async fn found_running(node: &Arc<Node>, id: &ContainerId) {
+    let Some(Ok(container)) = node
+        .table
+        .step(id, |phase| phase.started(SystemTime::now()))
+    else {
+        return;
+    };
+    if let Err(error) = persist(node, &container).await {
+        tracing::error!(
+            container = id.as_str(),
+            error = chain(&error),
+            "start not recorded"
+        );
+    }
+}
+
+/// Nobody knows a container any more: what its exit record says, else that it is unknown.
+pub(crate) async fn lost(node: &Arc<Node>, container: &Container) {
+    let exit = recorded(node, &container.id).await.unwrap_or_else(|| Exit {
+        code: UNKNOWN,
+        finished: SystemTime::now(),
+        oom_killed: false,
+        message: "its end was not seen".to_owned(),
+        reason: Some("Unknown".to_owned()),
+    });
+    exited(node, &container.id, exit).await;
+}
+
+/// The exit record that a monitor left on tmpfs, or in the persistent directory.
+pub(crate) async fn recorded(node: &Node, id: &ContainerId) -> Option<Exit> {
+    let volatile = node.options.exits_dir.join(id.as_str());
+    let persistent = node
+        .dirs(id.as_str())
+        .await
+        .ok()?
+        .map(|dirs| dirs.persistent.join("exit"));
+    let read = move || {
+        let text = std::fs::read_to_string(volatile)
+            .or_else(|_| std::fs::read_to_string(persistent.unwrap_or_default()));
+        parse(&text.ok()?)
+    };
+    blocking(&node.pools.files, read).await
+}
+
+/// A line with the exit code, then `key=value` lines.
+fn parse(text: &str) -> Option<Exit> {
+    let mut lines = text.lines();
+    let code = lines.next()?.trim().parse().ok()?;
+    let mut exit = Exit {
+        code,
+        finished: SystemTime::now(),
+        oom_killed: false,
+        message: String::new(),
+        reason: None,
+    };
+    for (key, value) in lines.filter_map(|line| line.split_once('=')) {
+        match key {
+            "oom" => exit.oom_killed = matches!(value, "1" | "true"),
+            "finished_ns" => {
+                exit.finished =
+                    SystemTime::UNIX_EPOCH + Duration::from_nanos(value.parse().unwrap_or(0))
+            }
+            "reason" => exit.message = value.to_owned(),
+            _ => {}
+        }
+    }
+    Some(exit)
+}
+
+/// Removes a container's exit record.
+pub(crate) async fn forget(node: &Node, id: &ContainerId) -> Result<(), crate::Error> {
+    let path = node.options.exits_dir.join(id.as_str());
+    let remove = move || match std::fs::remove_file(&path) {
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(crate::Error::io("remove", path)),
+    };
+    blocking(&node.pools.files, remove).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_records_are_read() {
+        let exit = parse("137\nsignal=9\noom=1\nfinished_ns=5000000000\nreason=x\n").unwrap();
+        assert_eq!(
+            (exit.code, exit.oom_killed, exit.message.as_str()),
+            (137, true, "x")
+        );
+        assert_eq!(
+            exit.finished,
+            SystemTime::UNIX_EPOCH + Duration::from_secs(5)
+        );
+        assert_eq!(parse("0").unwrap().code, 0);
+        assert!(parse("").is_none() && parse("x").is_none());
+    }
+}

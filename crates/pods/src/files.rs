@@ -1,0 +1,125 @@
+//! A pod's own files: resolv.conf, hostname, /dev/shm and the log directory.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+use crate::node::{Node, blocking};
+use crate::operations::intent::Subject;
+use crate::operations::run_pod::Run;
+use crate::operations::stage::Doing;
+use crate::request::{Dns, PodRequest, Shared};
+
+/// Size of a pod's /dev/shm: the default of the field.
+const SHM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Names in the pod's bundle directory.
+pub(crate) const RESOLV_CONF: &str = "resolv.conf";
+/// The pod's host name.
+pub(crate) const HOSTNAME: &str = "hostname";
+/// Mount point of the pod's /dev/shm.
+pub(crate) const SHM: &str = "shm";
+
+/// The stage `files`.
+pub(crate) async fn make(run: &Run) -> Result<(), Error> {
+    let (dir, logs) = (run.dirs().bundle.clone(), run.log_directory.clone());
+    let (request, hostname) = (run.request.clone(), run.hostname.clone());
+    blocking(&run.node.pools.mounts, move || {
+        write(&dir, &logs, &request, &hostname)
+    })
+    .await
+}
+
+fn write(dir: &Path, logs: &Path, request: &PodRequest, hostname: &str) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(logs)
+        .map_err(Error::io("create", logs))?;
+    put(dir, HOSTNAME, &format!("{hostname}\n"))?;
+    put(dir, RESOLV_CONF, &resolv_conf(request.dns.as_ref())?)?;
+    if request.ipc == Shared::Pod {
+        let shm = dir.join(SHM);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&shm)
+            .map_err(Error::io("create", &shm))?;
+        let flags = sys::mount::Flags {
+            no_dev: true,
+            no_suid: true,
+            no_exec: true,
+            ..Default::default()
+        };
+        sys::mount::tmpfs(&shm, SHM_BYTES, 0o1777, flags).map_err(Error::io("mount", &shm))?;
+    }
+    Ok(())
+}
+
+/// On tmpfs and read by containers only: nothing is synced.
+fn put(dir: &Path, name: &str, text: &str) -> Result<(), Error> {
+    let path = dir.join(name);
+    sys::durable::replace_volatile(&path, text.as_bytes(), 0o644).map_err(Error::io("write", path))
+}
+
+/// resolv.conf(5) of the pod; the node's where the request has none.
+fn resolv_conf(dns: Option<&Dns>) -> Result<String, Error> {
+    let Some(dns) = dns else {
+        let path = Path::new("/etc/resolv.conf");
+        return match fs::read_to_string(path) {
+            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(Error::io("read", path)),
+        };
+    };
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text += &format!("search {}\n", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        text += &format!("nameserver {server}\n");
+    }
+    if !dns.options.is_empty() {
+        text += &format!("options {}\n", dns.options.join(" "));
+    }
+    Ok(text)
+}
+
+/// Unmounts what the stage mounted; the files go with their directory.
+pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
+    Box::pin(async move {
+        let Some(dirs) = node.dirs(subject.pod.as_str()).await? else {
+            return Ok(());
+        };
+        unmount(node, dirs.bundle.join(SHM)).await
+    })
+}
+
+/// Unmounts a pod's /dev/shm; fine if it is not mounted.
+pub(crate) async fn unmount(node: &Node, shm: PathBuf) -> Result<(), Error> {
+    let unmount =
+        move || match sys::mount::is_mount_point(&shm).map_err(Error::io("look at", &shm))? {
+            true => sys::mount::unmount_lazily(&shm).map_err(Error::io("unmount", shm)),
+            false => Ok(()),
+        };
+    blocking(&node.pools.mounts, unmount).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_has_the_requests_lines() {
+        let dns = Dns {
+            servers: vec!["10.0.0.1".into(), "::1".into()],
+            searches: vec!["a".into(), "b".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(
+            resolv_conf(Some(&dns)).unwrap(),
+            "search a b\nnameserver 10.0.0.1\nnameserver ::1\noptions ndots:5\n"
+        );
+        assert_eq!(resolv_conf(Some(&Dns::default())).unwrap(), "");
+    }
+}

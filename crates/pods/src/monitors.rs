@@ -1,0 +1,418 @@
+//! Pods' monitors, as the daemon keeps them: started, listened to, replaced when they die.
+//!
+//! One supervising task per pod turns what a monitor tells into state. When a monitor is lost, a
+//! successor adopts the pod's containers; callers that need the monitor wait for it meanwhile.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use monitor_client::{Adopt, AdoptedDescriptors, Create, Event, Events, Id, Monitor, SpawnOptions};
+use sys::spawn::Status;
+use tokio::sync::{RwLock, oneshot, watch};
+
+use crate::node::{Node, blocking};
+use crate::operations::chain;
+use crate::operations::intent::Subject;
+use crate::operations::run_pod::Run;
+use crate::operations::stage::Doing;
+use crate::records::Dirs;
+use crate::state::container::{Container, Phase};
+use crate::{ContainerId, Error, PodId, exits};
+
+/// How long a monitor may take to be ready.
+const READY: Duration = Duration::from_secs(30);
+/// Score that keeps the OOM killer away.
+const OOM_SCORE: i64 = -1000;
+/// How long a process may take to end after SIGKILL before its cgroup is left to a later try.
+const ENDING: Duration = Duration::from_secs(10);
+/// How often a lost monitor is replaced before its pod is given up.
+const ATTEMPTS: u32 = 5;
+
+/// What is alive of a pod, and lives in memory only.
+#[derive(Debug)]
+pub(crate) struct Live {
+    monitor: watch::Sender<Option<Monitor>>,
+    /// The pod is being stopped: a monitor that ends is not replaced.
+    closing: AtomicBool,
+    kept: Mutex<HashMap<ContainerId, Kept>>,
+    execs: Mutex<HashMap<String, oneshot::Sender<Status>>>,
+    /// Held shared by what makes or starts a container, and whole by what ends the pod.
+    pub(crate) gate: RwLock<()>,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            monitor: watch::Sender::new(None),
+            closing: AtomicBool::new(false),
+            kept: Mutex::default(),
+            execs: Mutex::default(),
+            gate: RwLock::default(),
+        }
+    }
+}
+
+/// Descriptors of a container that a successor of its monitor needs.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) pidfd: Option<OwnedFd>,
+    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) stdin: Option<OwnedFd>,
+}
+
+impl Live {
+    /// The monitor; waits while a successor is being started.
+    pub(crate) async fn monitor(&self) -> Result<Monitor, Error> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::WrongState("the pod sandbox is not ready".to_owned()));
+        }
+        let mut there = self.monitor.subscribe();
+        let wait = there.wait_for(Option::is_some);
+        match tokio::time::timeout(READY, wait).await {
+            Ok(Ok(monitor)) => monitor
+                .clone()
+                .ok_or_else(|| Error::Monitor("lost".to_owned())),
+            Ok(Err(_)) | Err(_) => Err(Error::Monitor("there is none".to_owned())),
+        }
+    }
+
+    /// The monitor if it is there now.
+    pub(crate) fn monitor_now(&self) -> Option<Monitor> {
+        self.monitor.borrow().clone()
+    }
+
+    pub(crate) fn keep(&self, id: &ContainerId, kept: Kept) {
+        lock(&self.kept).insert(id.clone(), kept);
+    }
+
+    pub(crate) fn drop_kept(&self, id: &ContainerId) {
+        lock(&self.kept).remove(id);
+    }
+
+    /// Told when the exec `id` has ended.
+    pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<Status> {
+        let (tell, told) = oneshot::channel();
+        lock(&self.execs).insert(id.to_owned(), tell);
+        told
+    }
+
+    pub(crate) fn forget_exec(&self, id: &str) {
+        lock(&self.execs).remove(id);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The monitor's form of an id.
+pub(crate) fn wire_id(id: &str) -> Result<Id, Error> {
+    Id::try_from(id).map_err(|wrong| Error::Internal(format!("{id}: {wrong}")))
+}
+
+/// Directory of a pod's monitor.
+pub(crate) fn dir(node: &Node, pod: &PodId) -> PathBuf {
+    node.options.run_dir.join("monitors").join(pod.as_str())
+}
+
+/// Cgroup of a pod's monitor: never the daemon's, and never beneath the pod's memory limit.
+pub(crate) fn cgroup(node: &Node, pod: &PodId) -> String {
+    format!("{}/crio-conmon-{pod}", node.options.cgroup_parent)
+}
+
+/// The stage `monitor`.
+pub(crate) async fn start(run: &Run) -> Result<(), Error> {
+    let (monitor, events) = spawn(&run.node, &run.id).await?;
+    let live = run.node.live(&run.id);
+    live.monitor.send_replace(Some(monitor));
+    supervise(&run.node, &run.id, live, events);
+    Ok(())
+}
+
+async fn spawn(node: &Node, pod: &PodId) -> Result<(Monitor, Events), Error> {
+    let options = SpawnOptions {
+        program: node.options.monitor.clone(),
+        pod: wire_id(pod.as_str())?,
+        dir: dir(node, pod),
+        exits_dir: node.options.exits_dir.clone(),
+        cgroup: Some(cgroup(node, pod)),
+        oom_score_adj: i32::try_from(node.host.oom_score(OOM_SCORE)).unwrap_or(0),
+        timeout: READY,
+    };
+    Monitor::spawn(options, &node.pools.helpers)
+        .await
+        .map_err(|error| Error::Monitor(chain(&error)))
+}
+
+/// Connects to the monitor of a pod that an earlier daemon started, or starts a successor, and
+/// takes what happened meanwhile.
+pub(crate) async fn resume(node: &Arc<Node>, pod: &PodId) -> Result<(), Error> {
+    let live = node.live(pod);
+    let events = match Monitor::connect(&dir(node, pod)).await {
+        Ok((monitor, events)) => {
+            catch_up(node, pod, &monitor).await?;
+            live.monitor.send_replace(Some(monitor));
+            events
+        }
+        Err(_) => succeed(node, pod, &live).await?,
+    };
+    supervise(node, pod, live, events);
+    Ok(())
+}
+
+/// Takes what a monitor that lived on knows: exits, and containers that it lost or never had.
+async fn catch_up(node: &Arc<Node>, pod: &PodId, monitor: &Monitor) -> Result<(), Error> {
+    let known = monitor
+        .list()
+        .await
+        .map_err(|error| Error::Monitor(chain(&error)))?;
+    for container in node.table.load().containers_of(pod) {
+        if matches!(container.phase, Phase::Exited { .. }) {
+            continue;
+        }
+        match known
+            .iter()
+            .find(|info| info.id.as_str() == container.id.as_str())
+        {
+            Some(info) => match &info.state {
+                monitor_client::State::Exited { exit } => {
+                    exits::exited(node, &container.id, exits::from_wire(exit)).await
+                }
+                monitor_client::State::Running {}
+                    if matches!(container.phase, Phase::Created { .. }) =>
+                {
+                    exits::found_running(node, &container.id).await;
+                }
+                _ => {}
+            },
+            None => exits::lost(node, container).await,
+        }
+    }
+    Ok(())
+}
+
+/// Starts a successor and has it adopt the pod's containers.
+async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, Error> {
+    let (monitor, events) = spawn(node, pod).await?;
+    for container in node.table.load().containers_of(pod) {
+        if matches!(container.phase, Phase::Exited { .. }) {
+            continue;
+        }
+        if let Err(error) = adopt(node, live, &monitor, container).await {
+            tracing::error!(
+                container = container.id.as_str(),
+                error = chain(&error),
+                "container not adopted"
+            );
+            exits::lost(node, container).await;
+        }
+    }
+    tracing::warn!(
+        pod = pod.as_str(),
+        pid = monitor.pid(),
+        "a successor of the monitor took over"
+    );
+    live.monitor.send_replace(Some(monitor));
+    Ok(events)
+}
+
+async fn adopt(
+    node: &Arc<Node>,
+    live: &Live,
+    monitor: &Monitor,
+    container: &Container,
+) -> Result<(), Error> {
+    let Some(init) = container.phase.init() else {
+        return Ok(());
+    };
+    let dirs = node
+        .dirs(container.id.as_str())
+        .await?
+        .ok_or_else(|| Error::Internal("no record".to_owned()))?;
+    let adopt = Adopt {
+        create: create_message(node, container, &dirs)?,
+        pid: u32::try_from(init.pid).unwrap_or(0),
+        start_time: init.start_time,
+        started: matches!(container.phase, Phase::Running { .. }),
+        pidfd: false,
+        terminal: false,
+        stdin: false,
+    };
+    // Taken out for the call, so that no lock is held over it.
+    let kept = lock(&live.kept).remove(&container.id).unwrap_or_default();
+    let descriptors = AdoptedDescriptors {
+        pidfd: kept.pidfd.as_ref().map(|fd| fd.as_fd()),
+        terminal: kept.terminal.as_ref().map(|fd| fd.as_fd()),
+        stdin: kept.stdin.as_ref().map(|fd| fd.as_fd()),
+    };
+    let adopted = monitor.adopt(adopt, descriptors).await;
+    live.keep(&container.id, kept);
+    adopted
+        .map(drop)
+        .map_err(|error| Error::Monitor(chain(&error)))
+}
+
+/// What the monitor needs to make a container, or to take it over.
+pub(crate) fn create_message(
+    node: &Node,
+    container: &Container,
+    dirs: &Dirs,
+) -> Result<Create, Error> {
+    let pod = node.table.load().pod(container.pod.as_str())?;
+    let handler = node.handlers.get(&pod.made.handler)?;
+    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    Ok(Create {
+        id: wire_id(container.id.as_str())?,
+        bundle: text(&dirs.bundle),
+        runtime: text(&handler.config.path),
+        runtime_args: handler.global_arguments(),
+        create_args: handler.create_arguments(),
+        env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        log_path: container.made.log_path.clone(),
+        log_size_max: node.options.log_size_max,
+        tty: container.request.tty,
+        stdin: container.request.stdin,
+        stdin_once: container.request.stdin_once,
+        persist_dir: text(&dirs.persistent),
+        pid_file: text(&dirs.bundle.join("pidfile")),
+        timeout_ms: u32::try_from(handler.config.create_timeout.as_millis()).unwrap_or(u32::MAX),
+        auto_delete: true,
+    })
+}
+
+/// Listens to a monitor for as long as its pod is alive. The one place where it becomes a task.
+fn supervise(node: &Arc<Node>, pod: &PodId, live: Arc<Live>, events: Events) {
+    let (node, pod) = (Arc::clone(node), pod.clone());
+    tokio::spawn(async move {
+        let mut events = events;
+        let mut attempt = 0;
+        loop {
+            listen(&node, &live, &mut events).await;
+            live.monitor.send_replace(None);
+            if live.closing.load(Ordering::Acquire) {
+                return;
+            }
+            tracing::warn!(pod = pod.as_str(), "monitor lost");
+            attempt += 1;
+            match succeed(&node, &pod, &live).await {
+                Ok(next) => events = next,
+                Err(error) => {
+                    tracing::error!(
+                        pod = pod.as_str(),
+                        error = chain(&error),
+                        attempt,
+                        "no successor of the monitor"
+                    );
+                    if attempt == ATTEMPTS {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+}
+
+async fn listen(node: &Arc<Node>, live: &Live, events: &mut Events) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Exited(exit) => match ContainerId::parse(exit.id.as_str()) {
+                Some(id) => exits::exited(node, &id, exits::from_wire(&exit)).await,
+                None => tracing::error!(
+                    id = exit.id.as_str(),
+                    "the monitor tells of an unknown container"
+                ),
+            },
+            Event::ExecExited { exec, status, .. } => {
+                if let Some(tell) = lock(&live.execs).remove(exec.as_str()) {
+                    // Whoever asked may have gone away.
+                    tell.send(status).ok();
+                }
+            }
+            Event::Lost { .. } => return,
+        }
+    }
+}
+
+/// Tells all monitors what the daemon reaped in their place.
+pub(crate) async fn orphans_reaped(node: &Node, reaped: &[(i32, Status)]) {
+    for live in node.alive() {
+        let Some(monitor) = live.monitor_now() else {
+            continue;
+        };
+        for (pid, status) in reaped {
+            // A monitor that is lost meanwhile finds the status by the pidfd.
+            monitor
+                .orphan_reaped(u32::try_from(*pid).unwrap_or(0), *status)
+                .await
+                .ok();
+        }
+    }
+}
+
+/// Ends a pod's monitor.
+pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
+    Box::pin(end(node, &subject.pod))
+}
+
+/// Ends a pod's monitor and removes its cgroup and files; fine if there is none.
+pub(crate) async fn end(node: &Node, pod: &PodId) -> Result<(), Error> {
+    let live = node.live(pod);
+    live.closing.store(true, Ordering::Release);
+    let dir = dir(node, pod);
+    let monitor = match live.monitor.send_replace(None) {
+        Some(monitor) => Some(monitor),
+        None => Monitor::connect(&dir)
+            .await
+            .ok()
+            .map(|(monitor, _)| monitor),
+    };
+    if let Some(monitor) = monitor {
+        // One that has a container left is killed with its cgroup.
+        monitor.quit().await.ok();
+    }
+    let cgroup = cgroup(node, pod);
+    blocking(&node.pools.mounts, move || remove(&cgroup, &dir)).await
+}
+
+fn remove(cgroup: &str, dir: &std::path::Path) -> Result<(), Error> {
+    remove_cgroup(cgroup)?;
+    match std::fs::remove_dir_all(dir) {
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(Error::io("remove", dir)),
+    }
+}
+
+/// Kills what is left in a cgroup of ours, waits for its end and removes the cgroup. Blocks.
+pub(crate) fn remove_cgroup(path: &str) -> Result<(), Error> {
+    let cgroup = sys::cgroup::Cgroup::at(path).map_err(Error::io("find cgroup", path))?;
+    let processes = cgroup
+        .processes()
+        .map_err(Error::io("look into cgroup", path))?;
+    // One that is gone already has no descriptor and needs none.
+    let processes: Vec<_> = processes
+        .into_iter()
+        .filter_map(|pid| sys::pidfd::open(pid).ok())
+        .collect();
+    cgroup.kill().map_err(Error::io("kill cgroup", path))?;
+    for process in processes {
+        sys::pidfd::wait_ended(process.as_fd(), Some(ENDING))
+            .map_err(Error::io("wait for cgroup", path))?;
+    }
+    cgroup
+        .remove_when_empty(ENDING)
+        .map_err(Error::io("remove cgroup", path))
+}
+
+/// Removes a cgroup that nothing is in any more; one that the kubelet made it removes itself.
+pub(crate) fn remove_empty_cgroup(path: &str) {
+    if let Ok(cgroup) = sys::cgroup::Cgroup::at(path) {
+        for dir in cgroup.paths() {
+            // Busy, or gone already: both are fine.
+            std::fs::remove_dir(dir).ok();
+        }
+    }
+}

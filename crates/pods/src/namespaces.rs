@@ -1,0 +1,142 @@
+//! A pod's namespaces: made, prepared and pinned by `pinns`, named after the pod's id so that an
+//! undo finds them without a record.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sys::spawn::{Program, run as run_program};
+
+use crate::node::{Node, blocking};
+use crate::operations::intent::Subject;
+use crate::operations::run_pod::Run;
+use crate::operations::stage::Doing;
+use crate::request::{PodRequest, Shared};
+use crate::{Error, PodId};
+
+/// How long `pinns` may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Directories of pins beneath `namespaces_dir`.
+const KINDS: [&str; 3] = ["netns", "ipcns", "utsns"];
+
+/// Where a pod's namespaces are pinned; `None` where it uses the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pins {
+    pub(crate) network: Option<PathBuf>,
+    pub(crate) ipc: Option<PathBuf>,
+    pub(crate) uts: Option<PathBuf>,
+}
+
+impl Pins {
+    pub(crate) fn of(node: &Node, id: &PodId, request: &PodRequest) -> Self {
+        let pin = |kind: &str, own: bool| {
+            own.then(|| node.options.namespaces_dir.join(kind).join(id.as_str()))
+        };
+        let network = request.network == Shared::Pod;
+        Self {
+            network: pin("netns", network),
+            ipc: pin("ipcns", request.ipc == Shared::Pod),
+            // In the host's network a pod has the host's name too.
+            uts: pin("utsns", network),
+        }
+    }
+}
+
+/// The stage `namespaces`. Sysctls are set inside before any plugin runs.
+pub(crate) async fn pin(run: &Run) -> Result<(), Error> {
+    let pins = Pins::of(&run.node, &run.id, &run.request);
+    let mut flags = Vec::new();
+    if pins.network.is_some() {
+        flags.extend(["--net", "--loopback"]);
+    }
+    if pins.ipc.is_some() {
+        flags.push("--ipc");
+    }
+    if pins.uts.is_some() {
+        flags.extend(["--uts", "--hostname", &run.hostname]);
+    }
+    if flags.is_empty() {
+        return Ok(());
+    }
+    let sysctls = sysctls(&run.node, &run.request);
+    let sysctls = sysctls
+        .iter()
+        .flat_map(|(name, value)| ["-s".to_owned(), format!("{name}={value}")]);
+    let program = Program::new(&run.node.options.pinns, TIMEOUT)
+        .arg("-d")
+        .arg(&run.node.options.namespaces_dir)
+        .arg("-f")
+        .arg(run.id.as_str())
+        .args(flags)
+        .args(sysctls);
+    let output = blocking(&run.node.pools.helpers, move || run_program(&program)).await;
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(Error::Helper {
+                program: "pinns",
+                text,
+            })
+        }
+        Err(error) => Err(Error::Helper {
+            program: "pinns",
+            text: crate::operations::chain(&error),
+        }),
+    }
+}
+
+/// The node's default sysctls, as far as they are in a namespace of the pod's own, and those of the
+/// request, which win.
+fn sysctls(node: &Node, request: &PodRequest) -> BTreeMap<String, String> {
+    let (network, ipc) = (request.network == Shared::Pod, request.ipc == Shared::Pod);
+    let own = |name: &str| {
+        if name.starts_with("net.") {
+            network
+        } else {
+            ipc
+        }
+    };
+    let defaults = node
+        .options
+        .default_sysctls
+        .iter()
+        .filter(|(name, _)| own(name));
+    defaults
+        .chain(&request.sysctls)
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// Takes a pod's pins away, whichever there are.
+pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
+    Box::pin(unpin(node, &subject.pod))
+}
+
+/// Takes a pod's pins away, whichever there are.
+pub(crate) async fn unpin(node: &Node, id: &PodId) -> Result<(), Error> {
+    let dir = node.options.namespaces_dir.clone();
+    let pins: Vec<_> = KINDS
+        .iter()
+        .map(|kind| dir.join(kind).join(id.as_str()))
+        .collect();
+    let unpin = move || {
+        pins.into_iter()
+            .try_for_each(|pin| sys::namespace::unpin(&pin).map_err(Error::io("unpin", pin)))
+    };
+    blocking(&node.pools.mounts, unpin).await
+}
+
+/// Ids of pods for which there is a pin.
+pub(crate) fn pinned(node: &Node) -> Vec<PodId> {
+    let dirs = KINDS
+        .iter()
+        .filter_map(|kind| std::fs::read_dir(node.options.namespaces_dir.join(kind)).ok());
+    let names = dirs
+        .flatten()
+        .filter_map(|entry| PodId::parse(entry.ok()?.file_name().to_str()?));
+    let mut ids: Vec<_> = names.collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}

@@ -1,0 +1,227 @@
+//! What all operations share: the rooms below, the state, and what may block where.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sys::pool::Pool;
+
+use crate::monitors::Live;
+use crate::operations::Operations;
+use crate::records::Dirs;
+use crate::snapshot::Table;
+use crate::{Error, PodId, PodRequest};
+
+/// How pods and containers are made on this node.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory on tmpfs for what a reboot may discard, `/run/crio` as a rule.
+    pub run_dir: PathBuf,
+    /// Directory of exit records.
+    pub exits_dir: PathBuf,
+    /// Directory of namespace pins.
+    pub namespaces_dir: PathBuf,
+    /// Log directory of pods that name none.
+    pub log_dir: PathBuf,
+    /// The `pinns` program.
+    pub pinns: PathBuf,
+    /// The monitor program.
+    pub monitor: PathBuf,
+    /// The pause program, where it is there.
+    pub pause: Option<PathBuf>,
+    /// Parent of the cgroups of pods that name none.
+    pub cgroup_parent: String,
+    /// Names of capabilities that containers have by default.
+    pub default_capabilities: Vec<String>,
+    /// Whether capabilities are inheritable too.
+    pub inheritable_capabilities: bool,
+    /// Environment of all containers, `NAME=value`.
+    pub default_env: Vec<String>,
+    /// Sysctls of all pods.
+    pub default_sysctls: BTreeMap<String, String>,
+    /// Resource limits of all containers.
+    pub ulimits: Vec<spec::oci::Rlimit>,
+    /// Most processes of a container; 0 for no limit.
+    pub pids_limit: i64,
+    /// Size at which a log starts again, in bytes; 0 for none.
+    pub log_size_max: u64,
+    /// Whether roots are read-only with writable temporary directories.
+    pub read_only: bool,
+    /// Default seccomp profile in place of the built-in one.
+    pub seccomp_profile: Option<PathBuf>,
+    /// Seccomp profile of privileged containers.
+    pub privileged_seccomp_profile: Option<PathBuf>,
+    /// Missing bind mount sources that are an error and not created.
+    pub absent_sources_rejected: Vec<PathBuf>,
+    /// Put before bind mount sources, for a daemon in a container.
+    pub bind_mount_prefix: PathBuf,
+    /// Time between stop signal and SIGKILL where the caller gives none.
+    pub stop_timeout: Duration,
+}
+
+/// Pools of blocking work, so that a hung volume exhausts its own only.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    /// The store's tables, layers and overlay mounts.
+    pub(crate) storage: Pool,
+    /// Other mounts, pins and what is read in containers' roots.
+    pub(crate) mounts: Pool,
+    /// Records and logs.
+    pub(crate) files: Pool,
+    /// Programs that are run to their end: plugins and pinns.
+    pub(crate) helpers: Pool,
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        Self {
+            storage: Pool::new("storage", 8),
+            mounts: Pool::new("mounts", 8),
+            files: Pool::new("files", 4),
+            helpers: Pool::new("helpers", 16),
+        }
+    }
+}
+
+/// The rooms below.
+#[derive(Debug)]
+pub struct Rooms {
+    /// Images, layers and writable layers.
+    pub store: storage::Store,
+    /// Images by name.
+    pub images: Arc<image::Images>,
+    /// Pod networks.
+    pub network: network::Network,
+    /// Runtime handlers.
+    pub handlers: runtime::Handlers,
+}
+
+/// What all operations share.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) options: Options,
+    pub(crate) store: storage::Store,
+    pub(crate) images: Arc<image::Images>,
+    pub(crate) network: Arc<network::Network>,
+    pub(crate) handlers: runtime::Handlers,
+    pub(crate) host: crate::host::Host,
+    pub(crate) pools: Pools,
+    pub(crate) table: Table,
+    pub(crate) operations: Arc<Operations>,
+    live: Mutex<HashMap<PodId, Arc<Live>>>,
+}
+
+impl Node {
+    pub(crate) fn new(options: Options, rooms: Rooms) -> Result<Self, Error> {
+        Ok(Self {
+            options,
+            store: rooms.store,
+            images: rooms.images,
+            network: Arc::new(rooms.network),
+            handlers: rooms.handlers,
+            host: crate::host::Host::look()?,
+            pools: Pools::default(),
+            table: Table::new(crate::Snapshot::default()),
+            operations: Arc::default(),
+            live: Mutex::default(),
+        })
+    }
+
+    /// Directory of intents.
+    pub(crate) fn intents(&self) -> PathBuf {
+        self.options.run_dir.join("operations")
+    }
+
+    /// What is alive of a pod.
+    pub(crate) fn live(&self, id: &PodId) -> Arc<Live> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(live.entry(id.clone()).or_default())
+    }
+
+    /// Pods of which something is alive.
+    pub(crate) fn alive(&self) -> Vec<Arc<Live>> {
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// Forgets what was alive of a pod.
+    pub(crate) fn forget(&self, id: &PodId) {
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+    }
+
+    /// Directories of a pod's or container's record; `None` when there is no record.
+    pub(crate) async fn dirs(&self, id: &str) -> Result<Option<Dirs>, Error> {
+        let (store, id) = (self.store.clone(), record_id(id)?);
+        match blocking(&self.pools.storage, move || store.container(&id)).await {
+            Ok(record) => Ok(Some(Dirs {
+                persistent: record.dir.clone(),
+                bundle: record.run_dir.clone(),
+            })),
+            Err(storage::Error::ContainerUnknown(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the store's record of a pod or container with its layer and directories.
+    pub(crate) async fn delete_record(&self, id: &str) -> Result<(), Error> {
+        let (store, id) = (self.store.clone(), record_id(id)?);
+        Ok(blocking(&self.pools.storage, move || store.delete_container(&id)).await?)
+    }
+
+    /// A pod's log directory: the one it names, else one of its own beneath the default.
+    pub(crate) fn log_directory(&self, request: &PodRequest) -> Result<PathBuf, Error> {
+        if request.log_directory.is_empty() {
+            return Ok(self.options.log_dir.join(request.key.record_name()));
+        }
+        let dir = PathBuf::from(&request.log_directory);
+        if dir.is_absolute() {
+            Ok(dir)
+        } else {
+            Err(Error::Invalid(format!(
+                "log directory {dir:?} is not absolute"
+            )))
+        }
+    }
+
+    /// Parent of the cgroups of a pod's containers.
+    pub(crate) fn cgroup_parent(&self, request: &PodRequest) -> Result<String, Error> {
+        let parent = &request.cgroup_parent;
+        if parent.is_empty() {
+            return Ok(self.options.cgroup_parent.clone());
+        }
+        let plain = parent.split('/').all(|part| part != ".." && part != ".");
+        if parent.ends_with(".slice") && !parent.contains('/') {
+            let text = format!(
+                "cgroup parent {parent:?} is a systemd slice, but the cgroup manager is cgroupfs"
+            );
+            return Err(Error::Invalid(text));
+        }
+        if !plain {
+            return Err(Error::Invalid(format!(
+                "cgroup parent {parent:?} is not a plain path"
+            )));
+        }
+        Ok(format!("/{}", parent.trim_matches('/')))
+    }
+}
+
+/// The store's form of an id.
+pub(crate) fn record_id(id: &str) -> Result<storage::ContainerId, Error> {
+    Ok(id.parse::<storage::ContainerId>()?)
+}
+
+/// Runs blocking work on a pool and waits for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    pool: &Pool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    pool.run(work).await
+}

@@ -1,0 +1,488 @@
+//! CreateContainer: layer → mount → bundle → record ∥ runtime → state.
+
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use serde_json::json;
+use spec::container::Namespace;
+use spec::process::ImageDefaults;
+
+use super::intent::Subject;
+use super::stage::{Doing, Plan, Stage, perform};
+use super::{Key, Outcome, Progress, chain};
+use crate::bundle::{self, Ingredients};
+use crate::monitors::{self, Kept, Live};
+use crate::node::{Node, blocking, record_id};
+use crate::records::{self, Dirs, NewRecord};
+use crate::request::PidMode;
+use crate::state::container::{Container, Init, Made, Phase};
+use crate::state::pod::Pod;
+use crate::{ContainerId, ContainerRequest, Error};
+
+/// Name of the operation.
+pub(crate) const OPERATION: &str = "create-container";
+
+/// What a creation knows and finds out.
+pub(crate) struct Create {
+    node: Arc<Node>,
+    live: Arc<Live>,
+    pod: Arc<Pod>,
+    id: ContainerId,
+    request: ContainerRequest,
+    image: Image,
+    created: SystemTime,
+    log_path: String,
+    dirs: OnceLock<Dirs>,
+    root: OnceLock<std::path::PathBuf>,
+    built: OnceLock<(spec::oci::Spec, Made)>,
+    init: OnceLock<Init>,
+}
+
+struct Image {
+    id: String,
+    reference: String,
+    name: String,
+    defaults: ImageDefaults,
+}
+
+/// The stages.
+pub(crate) const PLAN: &Plan<Create> = &[
+    &[Stage {
+        name: "layer",
+        act: |create| Box::pin(layer(create)),
+        undo: Some(undo_layer),
+    }],
+    &[Stage {
+        name: "mount",
+        act: |create| Box::pin(mount(create)),
+        undo: Some(undo_mount),
+    }],
+    &[Stage {
+        name: "bundle",
+        act: |create| Box::pin(make_bundle(create)),
+        undo: None,
+    }],
+    &[
+        Stage {
+            name: "record",
+            act: |create| Box::pin(record(create)),
+            undo: None,
+        },
+        Stage {
+            name: "runtime",
+            act: |create| Box::pin(make(create)),
+            undo: Some(undo_make),
+        },
+    ],
+    &[Stage {
+        name: "state",
+        act: |create| Box::pin(publish(create)),
+        undo: Some(unpublish),
+    }],
+];
+
+/// Creates a container, or joins or finds the one that the same request made.
+pub(crate) async fn run(node: &Arc<Node>, pod: &str, request: ContainerRequest) -> Outcome {
+    let pod = node.table.load().pod(pod)?;
+    let subject = format!("{}/{}_{}", pod.id, request.name, request.attempt);
+    let key = Key {
+        kind: OPERATION,
+        subject,
+    };
+    let fingerprint = records::fingerprint(&request);
+    let node = Arc::clone(node);
+    let operations = Arc::clone(&node.operations);
+    operations
+        .run(key, fingerprint, |progress| {
+            work(node, pod, request, progress)
+        })
+        .await
+}
+
+async fn work(
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    request: ContainerRequest,
+    progress: Arc<Progress>,
+) -> Result<String, Error> {
+    let live = node.live(&pod.id);
+    let _gate = live.gate.read().await;
+    let snapshot = node.table.load();
+    let pod = snapshot.pod(pod.id.as_str())?;
+    let of_name = |container: &&Arc<Container>| {
+        container.request.name == request.name && container.request.attempt == request.attempt
+    };
+    if let Some(there) = snapshot.containers_of(&pod.id).find(of_name) {
+        return if *there.request == request {
+            Ok(there.id.to_string())
+        } else {
+            let name = request.record_name(&pod.request.key);
+            Err(Error::AlreadyExists(format!(
+                "container {name} exists with another configuration as {}",
+                there.id
+            )))
+        };
+    }
+    if !pod.ready {
+        return Err(Error::WrongState(format!(
+            "pod sandbox {} is not ready",
+            pod.id
+        )));
+    }
+    if request.privileged && !pod.request.privileged {
+        return Err(Error::Invalid(
+            "a privileged container can't be created in a pod sandbox that is not privileged"
+                .to_owned(),
+        ));
+    }
+    let create = Create {
+        log_path: log_path(&pod, &request)?,
+        image: image(&node, &request).await?,
+        live: Arc::clone(&live),
+        id: ContainerId::random(),
+        created: SystemTime::now(),
+        dirs: OnceLock::new(),
+        root: OnceLock::new(),
+        built: OnceLock::new(),
+        init: OnceLock::new(),
+        node: Arc::clone(&node),
+        pod,
+        request,
+    };
+    let subject = Subject {
+        operation: OPERATION.to_owned(),
+        pod: create.pod.id.clone(),
+        container: Some(create.id.clone()),
+        cgroup_parent: create.pod.made.cgroup_parent.clone(),
+    };
+    perform(&node, &subject, &progress, &create, PLAN).await?;
+    let (container, name) = (
+        create.id.as_str(),
+        create.request.record_name(&create.pod.request.key),
+    );
+    tracing::info!(
+        container,
+        name,
+        image = create.image.name,
+        "container created"
+    );
+    Ok(create.id.to_string())
+}
+
+/// Finds the image and asks whether it may run here under the name that was meant.
+async fn image(node: &Node, request: &ContainerRequest) -> Result<Image, Error> {
+    let Some(image) = node.images.find(&request.image).await? else {
+        return Err(Error::NoImage(request.image.clone()));
+    };
+    let meant = if request.user_specified_image.is_empty() {
+        &request.image
+    } else {
+        &request.user_specified_image
+    };
+    node.images.allowed(&image, meant).await?;
+    let config = Arc::clone(&image.config);
+    let name = image.repo_tags.first().cloned().unwrap_or_default();
+    Ok(Image {
+        reference: image
+            .repo_digests
+            .first()
+            .cloned()
+            .unwrap_or_else(|| image.id.to_string()),
+        id: image.id.to_string(),
+        name,
+        defaults: ImageDefaults {
+            entrypoint: config.entrypoint.clone(),
+            command: config.cmd.clone(),
+            env: config.env.clone(),
+            working_dir: config.working_dir.clone(),
+            user: config.user.clone(),
+            stop_signal: config.stop_signal.clone(),
+            volumes: config.volumes.clone(),
+        },
+    })
+}
+
+/// The log beneath the pod's log directory.
+fn log_path(pod: &Pod, request: &ContainerRequest) -> Result<String, Error> {
+    use std::path::{Component, Path};
+    if request.log_path.is_empty() {
+        return Ok(String::new());
+    }
+    let path = Path::new(&request.log_path);
+    if !path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+    {
+        return Err(Error::Invalid(format!(
+            "log path {:?} leaves the pod's log directory",
+            request.log_path
+        )));
+    }
+    Ok(pod
+        .made
+        .log_directory
+        .join(path)
+        .to_string_lossy()
+        .into_owned())
+}
+
+impl Create {
+    fn dirs(&self) -> &Dirs {
+        self.dirs.get().expect("the layer stage comes first")
+    }
+
+    fn built(&self) -> &(spec::oci::Spec, Made) {
+        self.built.get().expect("the bundle stage comes first")
+    }
+
+    fn container(&self, init: Init) -> Container {
+        Container {
+            id: self.id.clone(),
+            pod: self.pod.id.clone(),
+            request: Arc::new(self.request.clone()),
+            made: Arc::new(self.built().1.clone()),
+            created: self.created,
+            phase: Phase::Created { init },
+        }
+    }
+}
+
+fn once<T>(cell: &OnceLock<T>, value: T) -> Result<(), Error> {
+    cell.set(value)
+        .map_err(|_| Error::Internal("a stage ran twice".to_owned()))
+}
+
+async fn layer(create: &Create) -> Result<(), Error> {
+    let key = &create.pod.request.key;
+    let name = create.request.record_name(key);
+    let metadata = json!({
+        "pod-name": key.record_name(),
+        "pod-id": create.pod.id.as_str(),
+        "image-name": create.image.name,
+        "image-id": create.image.id,
+        "name": name,
+        "metadata-name": create.request.name,
+        "attempt": create.request.attempt,
+        "created-at": records::seconds(create.created),
+        "privileged": create.request.privileged,
+    });
+    let new = storage::NewContainer {
+        id: record_id(create.id.as_str())?,
+        names: vec![name],
+        image: Some(create.image.id.parse()?),
+        metadata: metadata.to_string(),
+        mount_label: String::new(),
+        process_label: String::new(),
+    };
+    let store = create.node.store.clone();
+    let made = blocking(&create.node.pools.storage, move || {
+        store.create_container(new)
+    })
+    .await?;
+    once(
+        &create.dirs,
+        Dirs {
+            persistent: made.dir.clone(),
+            bundle: made.run_dir.clone(),
+        },
+    )
+}
+
+fn container_id(subject: &Subject) -> Result<&ContainerId, Error> {
+    subject
+        .container
+        .as_ref()
+        .ok_or_else(|| Error::Internal("an intent without its container".to_owned()))
+}
+
+fn undo_layer<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
+    Box::pin(async move { node.delete_record(container_id(subject)?.as_str()).await })
+}
+
+async fn mount(create: &Create) -> Result<(), Error> {
+    let (store, id) = (create.node.store.clone(), record_id(create.id.as_str())?);
+    let root = blocking(&create.node.pools.storage, move || store.mount(&id)).await?;
+    once(&create.root, root)
+}
+
+fn undo_mount<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
+    Box::pin(async move { unmount(node, container_id(subject)?).await })
+}
+
+/// Unmounts a container's root; fine if it is not mounted.
+pub(crate) async fn unmount(node: &Node, id: &ContainerId) -> Result<(), Error> {
+    let (store, id) = (node.store.clone(), record_id(id.as_str())?);
+    match blocking(&node.pools.storage, move || store.unmount(&id)).await {
+        Err(storage::Error::ContainerUnknown(_)) => Ok(()),
+        unmounted => Ok(unmounted?),
+    }
+}
+
+async fn make_bundle(create: &Create) -> Result<(), Error> {
+    let ingredients = Ingredients {
+        id: create.id.clone(),
+        pod: Arc::clone(&create.pod),
+        request: create.request.clone(),
+        image: create.image.defaults.clone(),
+        image_id: create.image.id.clone(),
+        image_ref: create.image.reference.clone(),
+        image_name: create.image.name.clone(),
+        created: create.created,
+        root: create.root.get().cloned().unwrap_or_default(),
+        pid_namespace: pid_namespace(create)?,
+        log_path: create.log_path.clone(),
+    };
+    let (node, dir) = (Arc::clone(&create.node), create.dirs().bundle.clone());
+    let build = move || {
+        let built = bundle::build(&node, &ingredients)?;
+        make_log_dir(&ingredients.log_path)?;
+        let path = dir.join("config.json");
+        let text =
+            serde_json::to_vec(&built.0).map_err(|wrong| Error::Internal(wrong.to_string()))?;
+        // On tmpfs, read by the runtime at once: nothing is synced.
+        sys::durable::replace_volatile(&path, &text, 0o600).map_err(Error::io("write", path))?;
+        Ok::<_, Error>(built)
+    };
+    once(
+        &create.built,
+        blocking(&create.node.pools.mounts, build).await?,
+    )
+}
+
+fn make_log_dir(log_path: &str) -> Result<(), Error> {
+    let Some(dir) = std::path::Path::new(log_path)
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+    else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))
+}
+
+/// Whose processes the container sees.
+fn pid_namespace(create: &Create) -> Result<Namespace, Error> {
+    let of = |container: &Container| match container.phase.init() {
+        Some(init) if init.pid > 0 => {
+            Ok(Namespace::Join(format!("/proc/{}/ns/pid", init.pid).into()))
+        }
+        _ => Err(Error::WrongState(format!(
+            "container {} has no process to share a namespace with",
+            container.id
+        ))),
+    };
+    match &create.request.pid {
+        PidMode::Container => Ok(Namespace::New),
+        PidMode::Host => Ok(Namespace::Host),
+        PidMode::Pod => Err(Error::Invalid(
+            "a process namespace shared by the pod is not built yet".to_owned(),
+        )),
+        PidMode::Target(id) => {
+            let target = create.node.table.load().container(id)?;
+            if target.pod == create.pod.id {
+                of(&target)
+            } else {
+                Err(Error::Invalid(format!(
+                    "container {id} is in another pod sandbox"
+                )))
+            }
+        }
+    }
+}
+
+async fn record(create: &Create) -> Result<(), Error> {
+    let (config, made) = create.built().clone();
+    let record = NewRecord::new(
+        create.id.clone(),
+        create.pod.id.clone(),
+        create.created,
+        create.request.clone(),
+        made,
+    );
+    let dirs = create.dirs().clone();
+    let write = move || records::write_container(&record, &dirs, &config);
+    blocking(&create.node.pools.files, write).await
+}
+
+async fn make(create: &Create) -> Result<(), Error> {
+    let nobody = Init {
+        pid: 0,
+        start_time: 0,
+    };
+    let message = monitors::create_message(&create.node, &create.container(nobody), create.dirs())?;
+    let monitor = create.live.monitor().await?;
+    let made = monitor
+        .create(message)
+        .await
+        .map_err(|error| runtime_error("container create failed", error))?;
+    let pid = i32::try_from(made.pid).map_err(|_| Error::Internal(format!("pid {}", made.pid)))?;
+    let kept = Kept {
+        pidfd: Some(made.pidfd),
+        terminal: made.terminal,
+        stdin: made.stdin,
+    };
+    create.live.keep(&create.id, kept);
+    once(
+        &create.init,
+        Init {
+            pid,
+            start_time: made.start_time,
+        },
+    )
+}
+
+/// An error of the monitor, with the runtime's own words where it was the runtime.
+pub(crate) fn runtime_error(doing: &'static str, error: monitor_client::Error) -> Error {
+    use monitor_client::{Error as Lost, ErrorKind};
+    match error {
+        Lost::Refused {
+            kind: ErrorKind::TimedOut {},
+            text,
+        } => Error::TimedOut(format!("{doing}: {text}")),
+        Lost::Refused {
+            kind: ErrorKind::WrongState {},
+            text,
+        } => Error::WrongState(text),
+        Lost::Refused { text, .. } => Error::Runtime { doing, text },
+        other => Error::Monitor(chain(&other)),
+    }
+}
+
+fn undo_make<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
+    Box::pin(async move {
+        let id = container_id(subject)?;
+        let live = node.live(&subject.pod);
+        live.drop_kept(id);
+        if let Ok(monitor) = live.monitor().await {
+            let id = monitors::wire_id(id.as_str())?;
+            // A container that the monitor never had is fine; what it can't delete, the cgroup's end does.
+            monitor.delete(&id, true).await.ok();
+            monitor.forget(&id).await.ok();
+        }
+        let cgroup = format!("{}/crio-{id}", subject.cgroup_parent);
+        blocking(&node.pools.mounts, move || monitors::remove_cgroup(&cgroup)).await?;
+        crate::exits::forget(node, id).await
+    })
+}
+
+async fn publish(create: &Create) -> Result<(), Error> {
+    let init = create
+        .init
+        .get()
+        .copied()
+        .ok_or_else(|| Error::Internal("no process was made".to_owned()))?;
+    let container = create.container(init);
+    let (record, dirs) = (container.clone(), create.dirs().clone());
+    blocking(&create.node.pools.files, move || {
+        records::write_state(&record, &dirs)
+    })
+    .await?;
+    create.node.table.put_container(container);
+    Ok(())
+}
+
+fn unpublish<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
+    Box::pin(async move {
+        node.table.remove_container(container_id(subject)?);
+        Ok(())
+    })
+}

@@ -1,0 +1,82 @@
+//! RemoveContainer: its process, its files, its record; that last, so that a repeat finds it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::stage::fault;
+use super::{Key, Outcome, create_container, stop_container};
+use crate::node::{Node, blocking};
+use crate::state::container::Container;
+use crate::{Error, exits, monitors};
+
+/// Name of the operation.
+pub(crate) const OPERATION: &str = "remove-container";
+/// The steps, in order, with a fault point before and after each.
+pub(crate) const STEPS: &[&str] = &["stop", "runtime", "mount", "record"];
+
+/// Removes a container, by force if it runs; fine if there is none.
+pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
+    let container = match node.table.load().container(id) {
+        Ok(container) => container,
+        Err(Error::NotFound { .. }) => return Ok(String::new()),
+        Err(error) => return Err(Arc::new(error)),
+    };
+    let key = Key {
+        kind: OPERATION,
+        subject: container.id.to_string(),
+    };
+    let node = Arc::clone(node);
+    let operations = Arc::clone(&node.operations);
+    operations
+        .run(key, String::new(), |progress| async move {
+            progress.at("remove");
+            remove(&node, &container).await.map(|()| String::new())
+        })
+        .await
+}
+
+/// Removes a container, each step of which may be repeated.
+pub(crate) async fn remove(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
+    let id = &container.id;
+    fault(OPERATION, "stop", "before")?;
+    stop_container::stop(node, container, Duration::ZERO).await?;
+    fault(OPERATION, "runtime", "before")?;
+    if let Some(monitor) = node.live(&container.pod).monitor_now() {
+        let wire = monitors::wire_id(id.as_str())?;
+        let failed = |error| create_container::runtime_error("container delete failed", error);
+        monitor
+            .delete(&wire, true)
+            .await
+            .or_else(unknown_is_fine)
+            .map_err(failed)?;
+        monitor
+            .forget(&wire)
+            .await
+            .or_else(unknown_is_fine)
+            .map_err(failed)?;
+    }
+    let cgroup = container.made.cgroup.clone();
+    blocking(&node.pools.mounts, move || monitors::remove_cgroup(&cgroup)).await?;
+    fault(OPERATION, "mount", "before")?;
+    create_container::unmount(node, id).await?;
+    fault(OPERATION, "record", "before")?;
+    exits::forget(node, id).await?;
+    node.delete_record(id.as_str()).await?;
+    fault(OPERATION, "record", "after")?;
+    node.live(&container.pod).drop_kept(id);
+    node.table.remove_container(id);
+    tracing::info!(container = id.as_str(), "container removed");
+    Ok(())
+}
+
+fn unknown_is_fine(error: monitor_client::Error) -> Result<(), monitor_client::Error> {
+    use monitor_client::{Error, ErrorKind};
+    match error {
+        Error::Refused {
+            kind: ErrorKind::NotFound {},
+            ..
+        }
+        | Error::Lost => Ok(()),
+        other => Err(other),
+    }
+}

@@ -1,0 +1,67 @@
+//! RemovePodSandbox: stopped if it runs, its containers removed, then its record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::stage::fault;
+use super::{Key, Outcome, remove_container, stop_pod};
+use crate::node::{Node, blocking};
+use crate::state::pod::Pod;
+use crate::{Error, monitors};
+
+/// Name of the operation.
+pub(crate) const OPERATION: &str = "remove-pod-sandbox";
+/// The steps, in order, with a fault point before each and one after the last.
+pub(crate) const STEPS: &[&str] = &["stop", "containers", "record"];
+
+/// Removes a pod, by force if it runs; fine if there is none.
+pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
+    let pod = match node.table.load().pod(id) {
+        Ok(pod) => pod,
+        Err(Error::NotFound { .. }) => return Ok(String::new()),
+        Err(error) => return Err(Arc::new(error)),
+    };
+    let key = Key {
+        kind: OPERATION,
+        subject: pod.id.to_string(),
+    };
+    let node = Arc::clone(node);
+    let operations = Arc::clone(&node.operations);
+    operations
+        .run(key, String::new(), |progress| async move {
+            progress.at("remove");
+            remove(&node, &pod).await.map(|()| String::new())
+        })
+        .await
+}
+
+async fn remove(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
+    fault(OPERATION, "stop", "before")?;
+    stop_pod::stop(node, pod, Duration::ZERO).await?;
+    fault(OPERATION, "containers", "before")?;
+    let snapshot = node.table.load();
+    let removals = snapshot
+        .containers_of(&pod.id)
+        .map(|container| remove_container::remove(node, container));
+    join_all(removals)
+        .await
+        .into_iter()
+        .collect::<Result<(), _>>()?;
+    fault(OPERATION, "record", "before")?;
+    node.delete_record(pod.id.as_str()).await?;
+    fault(OPERATION, "record", "after")?;
+    node.table.remove_pod(&pod.id);
+    node.forget(&pod.id);
+    let parent = pod.made.cgroup_parent.clone();
+    let default = node.options.cgroup_parent.clone();
+    blocking(&node.pools.mounts, move || {
+        for parent in [parent, default] {
+            monitors::remove_empty_cgroup(&parent);
+        }
+    })
+    .await;
+    tracing::info!(pod = pod.id.as_str(), "pod sandbox removed");
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! RunPodSandbox: record → namespaces ∥ monitor → network ∥ files → state.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use super::intent::Subject;
+use super::stage::{Plan, Stage, perform};
+use super::{Key, Outcome, Progress};
+use crate::node::{Node, blocking};
+use crate::request::{PidMode, Shared};
+use crate::state::pod::{Made, Pod};
+use crate::{Error, PodId, PodRequest, files, monitors, namespaces, networking, records};
+
+/// Name of the operation.
+pub(crate) const OPERATION: &str = "run-pod-sandbox";
+
+/// What a run knows and finds out.
+pub(crate) struct Run {
+    pub(crate) node: Arc<Node>,
+    pub(crate) id: PodId,
+    pub(crate) request: Arc<PodRequest>,
+    pub(crate) created: SystemTime,
+    pub(crate) hostname: String,
+    pub(crate) log_directory: PathBuf,
+    pub(crate) handler: String,
+    pub(crate) cgroup_parent: String,
+    /// Persistent directory and bundle directory of the pod's record.
+    pub(crate) dirs: OnceLock<records::Dirs>,
+    pub(crate) attachment: OnceLock<network::Attachment>,
+}
+
+/// The stages.
+pub(crate) const PLAN: &Plan<Run> = &[
+    &[Stage {
+        name: "record",
+        act: |run| Box::pin(record(run)),
+        undo: Some(records::undo_pod),
+    }],
+    &[
+        Stage {
+            name: "namespaces",
+            act: |run| Box::pin(namespaces::pin(run)),
+            undo: Some(namespaces::undo),
+        },
+        Stage {
+            name: "monitor",
+            act: |run| Box::pin(monitors::start(run)),
+            undo: Some(monitors::undo),
+        },
+    ],
+    &[
+        Stage {
+            name: "network",
+            act: |run| Box::pin(networking::attach(run)),
+            undo: Some(networking::undo),
+        },
+        Stage {
+            name: "files",
+            act: |run| Box::pin(files::make(run)),
+            undo: Some(files::undo),
+        },
+    ],
+    &[Stage {
+        name: "state",
+        act: |run| Box::pin(publish(run)),
+        undo: Some(unpublish),
+    }],
+];
+
+/// Runs a pod, or joins or finds the one that the same request made.
+pub(crate) async fn run(node: &Arc<Node>, request: PodRequest) -> Outcome {
+    if request.pid == PidMode::Pod && node.options.pause.is_none() {
+        return Err(Arc::new(Error::Invalid(
+            "a process namespace shared by the pod needs the pause program".to_owned(),
+        )));
+    }
+    let key = Key {
+        kind: OPERATION,
+        subject: request.key.record_name(),
+    };
+    let fingerprint = records::fingerprint(&request);
+    let node = Arc::clone(node);
+    let operations = Arc::clone(&node.operations);
+    operations
+        .run(key, fingerprint, |progress| work(node, request, progress))
+        .await
+}
+
+async fn work(
+    node: Arc<Node>,
+    request: PodRequest,
+    progress: Arc<Progress>,
+) -> Result<String, Error> {
+    if let Some(pod) = node.table.load().pod_by_key(&request.key) {
+        return if *pod.request == request && pod.ready {
+            Ok(pod.id.to_string())
+        } else {
+            let name = request.key.record_name();
+            Err(Error::AlreadyExists(format!(
+                "pod sandbox {name} exists with another configuration as {}",
+                pod.id
+            )))
+        };
+    }
+    let handler = node
+        .handlers
+        .get(&request.runtime_handler)?
+        .config
+        .name
+        .clone();
+    let id = PodId::random();
+    let run = Run {
+        hostname: hostname(&request, &id)?,
+        log_directory: node.log_directory(&request)?,
+        handler,
+        cgroup_parent: node.cgroup_parent(&request)?,
+        node: Arc::clone(&node),
+        id: id.clone(),
+        request: Arc::new(request),
+        created: SystemTime::now(),
+        dirs: OnceLock::new(),
+        attachment: OnceLock::new(),
+    };
+    let subject = Subject {
+        operation: OPERATION.to_owned(),
+        pod: id.clone(),
+        container: None,
+        cgroup_parent: run.cgroup_parent.clone(),
+    };
+    perform(&node, &subject, &progress, &run, PLAN).await?;
+    tracing::info!(
+        pod = id.as_str(),
+        name = run.request.key.record_name(),
+        "pod sandbox runs"
+    );
+    Ok(id.to_string())
+}
+
+/// The host name: as asked, the node's in the host's network, else the id's first digits.
+fn hostname(request: &PodRequest, id: &PodId) -> Result<String, Error> {
+    let name = if !request.hostname.is_empty() {
+        request.hostname.clone()
+    } else if request.network == Shared::Host {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else {
+        id.as_str().chars().take(12).collect()
+    };
+    if spec::process::is_host_name(&name) {
+        Ok(name)
+    } else {
+        Err(Error::Invalid(format!("host name {name:?} is not valid")))
+    }
+}
+
+async fn record(run: &Run) -> Result<(), Error> {
+    let store = run.node.store.clone();
+    let new = records::pod_record(run)?;
+    let made = blocking(&run.node.pools.storage, move || store.create_container(new)).await?;
+    let dirs = records::Dirs {
+        persistent: made.dir.clone(),
+        bundle: made.run_dir.clone(),
+    };
+    run.dirs
+        .set(dirs)
+        .map_err(|_| Error::Internal("a stage ran twice".to_owned()))
+}
+
+impl Run {
+    pub(crate) fn dirs(&self) -> &records::Dirs {
+        self.dirs.get().expect("the record stage comes first")
+    }
+
+    fn made(&self) -> Made {
+        let attachment = self.attachment.get();
+        let pins = namespaces::Pins::of(&self.node, &self.id, &self.request);
+        Made {
+            hostname: self.hostname.clone(),
+            log_directory: self.log_directory.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
+            handler: self.handler.clone(),
+            ips: attachment
+                .map(|attachment| attachment.ips.clone())
+                .unwrap_or_default(),
+            netns: pins.network,
+            ipcns: pins.ipc,
+            utsns: pins.uts,
+            cni_result: attachment
+                .and_then(|attachment| attachment.result.clone())
+                .unwrap_or_default(),
+            files: self.dirs().bundle.clone(),
+        }
+    }
+}
+
+async fn publish(run: &Run) -> Result<(), Error> {
+    let pod = Pod {
+        id: run.id.clone(),
+        request: Arc::clone(&run.request),
+        made: Arc::new(run.made()),
+        created: run.created,
+        ready: true,
+    };
+    let (record, dirs) = (pod.clone(), run.dirs().clone());
+    blocking(&run.node.pools.files, move || {
+        records::write_pod(&record, &dirs)
+    })
+    .await?;
+    run.node.table.put_pod(pod);
+    Ok(())
+}
+
+fn unpublish<'a>(node: &'a Node, subject: &'a Subject) -> super::stage::Doing<'a> {
+    Box::pin(async move {
+        node.table.remove_pod(&subject.pod);
+        Ok(())
+    })
+}

@@ -1,0 +1,105 @@
+//! StopPodSandbox: network, containers, monitor, namespaces, files; then the pod is not ready.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::stage::fault;
+use super::{Key, Outcome, chain, stop_container};
+use crate::node::{Node, blocking};
+use crate::state::pod::Pod;
+use crate::{Error, files, monitors, namespaces, networking, records};
+
+/// Name of the operation.
+pub(crate) const OPERATION: &str = "stop-pod-sandbox";
+/// The steps, in order, with a fault point before each and one after the last.
+pub(crate) const STEPS: &[&str] = &[
+    "network",
+    "containers",
+    "monitor",
+    "namespaces",
+    "files",
+    "state",
+];
+/// Time between stop signal and SIGKILL: what CRI-O gives the containers of a pod.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Stops a pod; fine if it is stopped, or not there.
+pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
+    let pod = match node.table.load().pod(id) {
+        Ok(pod) => pod,
+        Err(Error::NotFound { .. }) => return Ok(String::new()),
+        Err(error) => return Err(Arc::new(error)),
+    };
+    let key = Key {
+        kind: OPERATION,
+        subject: pod.id.to_string(),
+    };
+    let node = Arc::clone(node);
+    let operations = Arc::clone(&node.operations);
+    operations
+        .run(key, String::new(), |progress| async move {
+            progress.at("stop");
+            stop(&node, &pod, GRACE).await.map(|()| String::new())
+        })
+        .await
+}
+
+/// Stops a pod, each step of which may be repeated. A network that can't be detached does not keep
+/// the containers running: it is told at the end, and the repeat tries again.
+pub(crate) async fn stop(node: &Arc<Node>, pod: &Pod, grace: Duration) -> Result<(), Error> {
+    fault(OPERATION, "network", "before")?;
+    let detached = networking::detach(node, &pod.id).await;
+    if let Err(error) = &detached {
+        tracing::error!(
+            pod = pod.id.as_str(),
+            error = chain(error),
+            "pod not detached from its network"
+        );
+    }
+    fault(OPERATION, "containers", "before")?;
+    stop_containers(node, pod, grace).await?;
+    let live = node.live(&pod.id);
+    // What is being created in the pod ends first, and is stopped too.
+    let gate = live.gate.write().await;
+    stop_containers(node, pod, Duration::ZERO).await?;
+    fault(OPERATION, "monitor", "before")?;
+    monitors::end(node, &pod.id).await?;
+    drop(gate);
+    fault(OPERATION, "namespaces", "before")?;
+    detached?;
+    namespaces::unpin(node, &pod.id).await?;
+    fault(OPERATION, "files", "before")?;
+    files::unmount(node, pod.made.files.join(files::SHM)).await?;
+    fault(OPERATION, "state", "before")?;
+    let Ok(current) = node.table.load().pod(pod.id.as_str()) else {
+        return Ok(());
+    };
+    if !current.ready {
+        return Ok(());
+    }
+    let stopped = Pod {
+        ready: false,
+        ..Pod::clone(&current)
+    };
+    if let Some(dirs) = node.dirs(pod.id.as_str()).await? {
+        let record = stopped.clone();
+        blocking(&node.pools.files, move || {
+            records::write_pod_state(&record, &dirs)
+        })
+        .await?;
+    }
+    fault(OPERATION, "state", "after")?;
+    node.table.put_pod(stopped);
+    tracing::info!(pod = pod.id.as_str(), "pod sandbox stopped");
+    Ok(())
+}
+
+async fn stop_containers(node: &Arc<Node>, pod: &Pod, grace: Duration) -> Result<(), Error> {
+    let snapshot = node.table.load();
+    let stops = snapshot
+        .containers_of(&pod.id)
+        .map(|container| stop_container::stop(node, container, grace));
+    join_all(stops).await.into_iter().collect()
+}

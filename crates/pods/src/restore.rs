@@ -1,0 +1,313 @@
+//! A start after anything: what is on disk is the truth.
+//!
+//! [`read`] fills the snapshot from the records, so that lists are served at once. [`Leftovers`]
+//! are collected before anything new is made; [`Leftovers::repair`] then connects to the monitors,
+//! takes what happened meanwhile, undoes what a killed daemon had begun, and frees what a reboot or
+//! a crash left behind. Operations wait for that, lists don't.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::node::{Node, blocking};
+use crate::operations::intent::{self, Unfinished};
+use crate::operations::stage::{Undo, undo_all, undos};
+use crate::operations::{chain, create_container, run_pod};
+use crate::records::{self, Dirs};
+use crate::state::container::Phase;
+use crate::state::pod::Pod;
+use crate::{ContainerId, Error, PodId, exits, monitors, namespaces, networking};
+
+/// What an earlier daemon left, as it was found at the start.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    unfinished: Vec<Unfinished>,
+    /// Records of ours that never became whole.
+    records: Vec<String>,
+    /// Pods that have a pin or a monitor's directory.
+    traces: BTreeSet<PodId>,
+}
+
+/// What a record of the store is.
+enum Kind {
+    Pod,
+    Container,
+    /// Another tool's: left alone.
+    Foreign,
+}
+
+/// Reads all records into the snapshot, and collects what is left over. Blocks.
+pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
+    for dir in [
+        node.intents(),
+        node.options.run_dir.join("monitors"),
+        node.options.exits_dir.clone(),
+    ] {
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", dir))?;
+    }
+    let mut leftovers = Leftovers {
+        unfinished: intent::unfinished(&node.intents())?,
+        traces: namespaces::pinned(node)
+            .into_iter()
+            .chain(watched(node))
+            .collect(),
+        ..Leftovers::default()
+    };
+    for record in node.store.containers()?.iter() {
+        let dirs = Dirs {
+            persistent: record.dir.clone(),
+            bundle: record.run_dir.clone(),
+        };
+        let whole = match kind(&record.metadata) {
+            Kind::Foreign => continue,
+            Kind::Pod => records::read_pod(&dirs)?.map(|pod| node.table.put_pod(pod)),
+            Kind::Container => records::read_container(&dirs)?.and_then(|container| {
+                let had_process = container.phase.init().is_none_or(|init| init.pid != 0);
+                had_process.then(|| node.table.put_container(container))
+            }),
+        };
+        if whole.is_none() {
+            leftovers.records.push(record.id.to_string());
+        }
+    }
+    Ok(leftovers)
+}
+
+/// A record is ours, or CRI-O's, if it names a pod.
+fn kind(metadata: &str) -> Kind {
+    let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
+    let has = |key: &str| metadata[key].as_str().is_some_and(|text| !text.is_empty());
+    match has("pod-name") && has("pod-id") {
+        false => Kind::Foreign,
+        true if metadata["pod"] == true => Kind::Pod,
+        true => Kind::Container,
+    }
+}
+
+/// Pods that have a monitor's directory.
+fn watched(node: &Node) -> Vec<PodId> {
+    let entries = std::fs::read_dir(node.options.run_dir.join("monitors"))
+        .into_iter()
+        .flatten();
+    entries
+        .filter_map(|entry| PodId::parse(entry.ok()?.file_name().to_str()?))
+        .collect()
+}
+
+impl Leftovers {
+    /// Brings record and kernel together. Goes on past any failure: each is logged.
+    pub(crate) async fn repair(self, node: &Arc<Node>) {
+        for unfinished in &self.unfinished {
+            undo(node, unfinished).await;
+        }
+        let snapshot = node.table.load();
+        for pod in snapshot.pods.values() {
+            resume(node, pod).await;
+        }
+        let begun = |id: &str| {
+            self.unfinished
+                .iter()
+                .any(|unfinished| subject_is(unfinished, id))
+        };
+        for record in self.records.iter().filter(|id| !begun(id)) {
+            tracing::warn!(record, "a record that never became whole is removed");
+            log("record not removed", node.delete_record(record).await);
+        }
+        for container in snapshot
+            .containers
+            .values()
+            .filter(|container| !snapshot.pods.contains_key(&container.pod))
+        {
+            tracing::warn!(
+                container = container.id.as_str(),
+                "a container without its pod is removed"
+            );
+            exits::lost(node, container).await;
+            log(
+                "container not removed",
+                crate::operations::remove_container::remove(node, container).await,
+            );
+        }
+        for pod in self
+            .traces
+            .iter()
+            .filter(|pod| !snapshot.pods.contains_key(pod))
+        {
+            tracing::warn!(
+                pod = pod.as_str(),
+                "traces of a pod that is gone are removed"
+            );
+            log("network not detached", networking::detach(node, pod).await);
+            log("monitor not ended", monitors::end(node, pod).await);
+            log(
+                "namespaces not unpinned",
+                namespaces::unpin(node, pod).await,
+            );
+            node.forget(pod);
+        }
+        collect_networks(node).await;
+    }
+}
+
+fn subject_is(unfinished: &Unfinished, id: &str) -> bool {
+    let subject = &unfinished.subject;
+    subject
+        .container
+        .as_ref()
+        .map_or(subject.pod.as_str(), ContainerId::as_str)
+        == id
+}
+
+fn log(what: &str, result: Result<(), Error>) {
+    if let Err(error) = result {
+        tracing::error!(error = chain(&error), "{what}");
+    }
+}
+
+/// Undoes an operation that a killed daemon had not ended. One whose last stage had acted is
+/// undone too: its caller never got an answer, and asks again.
+async fn undo(node: &Arc<Node>, unfinished: &Unfinished) {
+    let all: Vec<(&str, Option<Undo>)> = match unfinished.subject.operation.as_str() {
+        run_pod::OPERATION => undos(run_pod::PLAN),
+        create_container::OPERATION => undos(create_container::PLAN),
+        other => {
+            tracing::error!(
+                operation = other,
+                "an intent of an unknown operation is left alone"
+            );
+            return;
+        }
+    };
+    let (operation, pod) = (
+        unfinished.subject.operation.as_str(),
+        unfinished.subject.pod.as_str(),
+    );
+    tracing::warn!(
+        operation,
+        pod,
+        stages = unfinished.stages.join(" "),
+        "an unfinished operation is undone"
+    );
+    if operation == create_container::OPERATION {
+        // Its monitor may hold the container.
+        log(
+            "monitor not found",
+            monitors::resume(node, &unfinished.subject.pod).await,
+        );
+    }
+    let begun = all
+        .into_iter()
+        .rev()
+        .filter(|(name, _)| unfinished.stages.iter().any(|stage| stage == name));
+    if undo_all(node, &unfinished.subject, begun).await {
+        log("intent not removed", unfinished.forget());
+    }
+    if operation == run_pod::OPERATION {
+        node.forget(&unfinished.subject.pod);
+    }
+}
+
+/// Connects to a pod's monitor, or finds that the pod did not survive.
+async fn resume(node: &Arc<Node>, pod: &Pod) {
+    let alive = pod.ready && {
+        let pod = pod.clone();
+        blocking(&node.pools.mounts, move || survived(&pod)).await
+    };
+    if alive {
+        if node.live(&pod.id).monitor_now().is_none() {
+            log("monitor not resumed", monitors::resume(node, &pod.id).await);
+        }
+        return;
+    }
+    for container in node.table.load().containers_of(&pod.id) {
+        if !matches!(container.phase, Phase::Exited { .. }) {
+            exits::lost(node, container).await;
+        }
+    }
+    if !pod.ready {
+        return;
+    }
+    tracing::warn!(
+        pod = pod.id.as_str(),
+        "pod sandbox did not survive: not ready"
+    );
+    log(
+        "network not detached",
+        networking::detach(node, &pod.id).await,
+    );
+    log("monitor not ended", monitors::end(node, &pod.id).await);
+    log(
+        "namespaces not unpinned",
+        namespaces::unpin(node, &pod.id).await,
+    );
+    let ended = Pod {
+        ready: false,
+        ..pod.clone()
+    };
+    if let Ok(Some(dirs)) = node.dirs(pod.id.as_str()).await {
+        let record = ended.clone();
+        log(
+            "state not written",
+            blocking(&node.pools.files, move || {
+                records::write_pod_state(&record, &dirs)
+            })
+            .await,
+        );
+    }
+    node.table.put_pod(ended);
+}
+
+/// Whether what a pod has on tmpfs and in the kernel is still there. Blocks.
+fn survived(pod: &Pod) -> bool {
+    let files = pod
+        .made
+        .files
+        .join(crate::files::HOSTNAME)
+        .try_exists()
+        .unwrap_or(false);
+    let pins = [&pod.made.netns, &pod.made.ipcns, &pod.made.utsns]
+        .into_iter()
+        .flatten();
+    files
+        && pins
+            .into_iter()
+            .all(|pin| sys::mount::is_mount_point(pin).unwrap_or(false))
+}
+
+/// Frees what network plugins hold for pods that are gone.
+async fn collect_networks(node: &Arc<Node>) {
+    let ready: Vec<String> = node
+        .table
+        .load()
+        .pods
+        .values()
+        .filter(|pod| pod.ready)
+        .map(|pod| pod.id.to_string())
+        .collect();
+    let network = Arc::clone(&node.network);
+    let collected = blocking(&node.pools.helpers, move || {
+        network.gc(&ready, networking::DEL_TIMEOUT)
+    })
+    .await;
+    match collected {
+        Ok(collected) => tracing::debug!(?collected, "networks collected"),
+        Err(error) => tracing::warn!(error = chain(&error), "networks not collected"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_tools_records_are_foreign() {
+        for (metadata, ours) in [
+            ("", false),
+            ("{}", false),
+            (r#"{"image-name":"x","name":"podman"}"#, false),
+            (r#"{"pod-name":"","pod-id":"x"}"#, false),
+            (r#"{"pod-name":"p","pod-id":"x"}"#, true),
+        ] {
+            assert_eq!(!matches!(kind(metadata), Kind::Foreign), ours, "{metadata}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Reading and preparing a container's root, which is the image's and hostile: everything is
+//! resolved beneath its descriptor.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, OFlags, fstat};
+use spec::{oci, user};
+use sys::beneath::Dir;
+
+use crate::Error;
+
+/// A container's mounted root.
+#[derive(Debug)]
+pub(crate) struct Rootfs {
+    path: PathBuf,
+    dir: Dir,
+}
+
+impl Rootfs {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let dir = Dir::open(path).map_err(Error::io("open", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            dir,
+        })
+    }
+
+    /// User and groups of a request, by the image's account files.
+    pub(crate) fn user(&self, request: &user::Request, image: &str) -> Result<oci::User, Error> {
+        let passwd = self.read("etc/passwd")?;
+        let group = self.read("etc/group")?;
+        Ok(user::resolve(
+            request,
+            image,
+            user::Accounts {
+                passwd: &passwd,
+                group: &group,
+            },
+        )?)
+    }
+
+    /// A file's bytes, up to the bound; nothing where there is no such regular file.
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let at = || self.path.join(name);
+        // NONBLOCK: the image may hold a FIFO of that name.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match self.dir.open_in_root(Path::new(name), flags, 0) {
+            Ok(file) => file,
+            Err(missing) if is_absent(&missing) => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("open", at())(error)),
+        };
+        let kind = fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if kind != Ok(FileType::RegularFile) {
+            return Ok(Vec::new());
+        }
+        let bound = u64::try_from(user::MAX_FILE_BYTES).unwrap_or(u64::MAX);
+        let mut bytes = Vec::new();
+        File::from(file)
+            .take(bound)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io("read", at()))?;
+        Ok(bytes)
+    }
+
+    /// Makes the directory `path` (normal, absolute) with those above it, where it is missing.
+    pub(crate) fn make_dir(&self, path: &str) -> Result<(), Error> {
+        let mut above = PathBuf::from(".");
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let dir = self
+                .dir
+                .dir_in_root(&above)
+                .map_err(Error::io("open", self.path.join(&above)))?;
+            above.push(part);
+            match dir.make_dir(part.as_ref(), 0o755) {
+                Ok(()) => {}
+                Err(there) if there.kind() == std::io::ErrorKind::AlreadyExists => {}
+                // A read-only file system of an image volume, or the like: the runtime says so.
+                Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
+        || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+}

@@ -1,0 +1,176 @@
+//! All pods and containers at one moment.
+//!
+//! Readers get an immutable value without a lock; a change makes a new one and is announced to
+//! whoever waits. Changes are rare and small beside reads, so copying the maps of pointers is
+//! cheaper than any lock that a list would hold.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::request::PodKey;
+use crate::state::container::{Container, IllegalStep, Phase};
+use crate::state::pod::Pod;
+use crate::{ContainerId, Error, PodId};
+
+/// All pods and containers at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Pods that exist.
+    pub pods: BTreeMap<PodId, Arc<Pod>>,
+    /// Containers that exist.
+    pub containers: BTreeMap<ContainerId, Arc<Container>>,
+}
+
+impl Snapshot {
+    /// The pod whose id is, or uniquely begins with, `id`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub fn pod(&self, id: &str) -> Result<Arc<Pod>, Error> {
+        let found = self
+            .pods
+            .iter()
+            .filter(|(known, _)| !id.is_empty() && known.as_str().starts_with(id));
+        unique(found.map(|(_, pod)| pod), "pod sandbox", id)
+    }
+
+    /// The container whose id is, or uniquely begins with, `id`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
+        let found = self
+            .containers
+            .iter()
+            .filter(|(known, _)| !id.is_empty() && known.as_str().starts_with(id));
+        unique(found.map(|(_, container)| container), "container", id)
+    }
+
+    /// The pod that `key` names.
+    #[must_use]
+    pub fn pod_by_key(&self, key: &PodKey) -> Option<Arc<Pod>> {
+        self.pods
+            .values()
+            .find(|pod| pod.request.key == *key)
+            .cloned()
+    }
+
+    /// Containers of a pod.
+    pub fn containers_of<'a>(&'a self, pod: &'a PodId) -> impl Iterator<Item = &'a Arc<Container>> {
+        self.containers
+            .values()
+            .filter(move |container| container.pod == *pod)
+    }
+}
+
+fn unique<'a, T: 'a>(
+    mut found: impl Iterator<Item = &'a Arc<T>>,
+    what: &'static str,
+    id: &str,
+) -> Result<Arc<T>, Error> {
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(Arc::clone(one)),
+        (None, _) => Err(Error::NotFound {
+            what,
+            id: id.to_owned(),
+        }),
+        (Some(_), Some(_)) => Err(Error::Ambiguous {
+            what,
+            id: id.to_owned(),
+        }),
+    }
+}
+
+/// The snapshot in force, and the way to change it.
+#[derive(Debug)]
+pub(crate) struct Table {
+    current: ArcSwap<Snapshot>,
+    /// Held for a change only, never across I/O.
+    changing: Mutex<()>,
+    changes: watch::Sender<u64>,
+}
+
+impl Table {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(snapshot),
+            changing: Mutex::new(()),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    pub(crate) fn put_pod(&self, pod: Pod) {
+        self.change(|snapshot| drop(snapshot.pods.insert(pod.id.clone(), Arc::new(pod))));
+    }
+
+    pub(crate) fn put_container(&self, container: Container) {
+        self.change(|snapshot| {
+            drop(
+                snapshot
+                    .containers
+                    .insert(container.id.clone(), Arc::new(container)),
+            )
+        });
+    }
+
+    pub(crate) fn remove_pod(&self, id: &PodId) {
+        self.change(|snapshot| drop(snapshot.pods.remove(id)));
+    }
+
+    pub(crate) fn remove_container(&self, id: &ContainerId) {
+        self.change(|snapshot| drop(snapshot.containers.remove(id)));
+    }
+
+    /// Moves a container on; `None` when it is gone.
+    pub(crate) fn step(
+        &self,
+        id: &ContainerId,
+        step: impl FnOnce(&Phase) -> Result<Phase, IllegalStep>,
+    ) -> Option<Result<Arc<Container>, IllegalStep>> {
+        self.change(|snapshot| {
+            let old = snapshot.containers.get(id)?;
+            let phase = match step(&old.phase) {
+                Ok(phase) => phase,
+                Err(illegal) => return Some(Err(illegal)),
+            };
+            let new = Arc::new(Container {
+                phase,
+                ..Container::clone(old)
+            });
+            snapshot.containers.insert(id.clone(), Arc::clone(&new));
+            Some(Ok(new))
+        })
+    }
+
+    /// Waits until `ready` finds something in the snapshot.
+    pub(crate) async fn wait_for<T>(&self, ready: impl Fn(&Snapshot) -> Option<T>) -> T {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if let Some(found) = ready(&self.current.load()) {
+                return found;
+            }
+            // The sender is ours and lives as long as we do.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn change<T>(&self, with: impl FnOnce(&mut Snapshot) -> T) -> T {
+        let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&self.current.load());
+        let result = with(&mut next);
+        self.current.store(Arc::new(next));
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+        result
+    }
+}

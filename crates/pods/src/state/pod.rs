@@ -1,0 +1,50 @@
+//! A pod sandbox's states: it is ready, and then it is not.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{PodId, PodRequest};
+
+/// A pod sandbox as it is. Immutable: a change makes a new value in the snapshot.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Its id.
+    pub id: PodId,
+    /// What was asked for.
+    pub request: Arc<PodRequest>,
+    /// What came out of it.
+    pub made: Arc<Made>,
+    /// When it was created.
+    pub created: SystemTime,
+    /// Whether its namespaces and network are there.
+    pub ready: bool,
+}
+
+/// What running a pod settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Host name in force.
+    pub hostname: String,
+    /// Directory of logs, absolute.
+    pub log_directory: PathBuf,
+    /// Parent of its containers' cgroups.
+    pub cgroup_parent: String,
+    /// Name of the handler in force.
+    pub handler: String,
+    /// Addresses, the primary one first; none in the host's network.
+    pub ips: Vec<IpAddr>,
+    /// Pinned network namespace; none in the host's network.
+    pub netns: Option<PathBuf>,
+    /// Pinned IPC namespace; none where it is the host's.
+    pub ipcns: Option<PathBuf>,
+    /// Pinned UTS namespace; none where it is the host's.
+    pub utsns: Option<PathBuf>,
+    /// The network plugins' result, as JSON; empty in the host's network.
+    pub cni_result: String,
+    /// Where its files are: resolv.conf, hostname, shm.
+    pub files: PathBuf,
+}

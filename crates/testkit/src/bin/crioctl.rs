@@ -1,0 +1,89 @@
+//! `crioctl`: a small CRI client for tests and the demo. No promise of compatibility: people use
+//! `crictl`.
+#![allow(
+    clippy::print_stdout,
+    reason = "a command line program talks to its user"
+)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use testkit::client::Client;
+use testkit::{demo, progress};
+
+use crioxide_testkit as testkit;
+
+/// A small CRI client for tests and the demo.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The CRI socket.
+    #[arg(long, default_value = "/var/run/crio/crio.sock")]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tells name and version of the runtime.
+    Version,
+    /// Pulls an image, with a progress bar.
+    Pull {
+        /// The image.
+        image: String,
+    },
+    /// Shows an inspect endpoint such as /pulls or /operations.
+    Inspect {
+        /// The path.
+        path: String,
+    },
+    /// Starts a daemon under a root of its own and shows a pod from image to exit code.
+    Demo {
+        /// An image in place of the one that is made here.
+        #[arg(long)]
+        image: Option<String>,
+        /// Leaves everything running and says how to look at it.
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(run(arguments));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Version => {
+            let client = Client::connect(&arguments.socket).await?;
+            let version = client
+                .runtime()
+                .version(cri::v1::VersionRequest::default())
+                .await?
+                .into_inner();
+            println!(
+                "{} {} (CRI {})",
+                version.runtime_name, version.runtime_version, version.runtime_api_version
+            );
+        }
+        Command::Pull { image } => {
+            let client = Client::connect(&arguments.socket).await?;
+            println!("{}", progress::pull(&client, &image).await?);
+        }
+        Command::Inspect { path } => {
+            let client = Client::connect(&arguments.socket).await?;
+            println!("{}", client.inspect(&path).await?);
+        }
+        Command::Demo { image, keep } => demo::run(image, keep).await?,
+    }
+    Ok(())
+}

@@ -1,0 +1,585 @@
+//! A node of a test's own: store, network, cgroup and daemon in private places, and the audit that
+//! nothing of it is left.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use cri::v1;
+use sys::spawn::{Child, Session, Spec};
+
+use crate::client::Client;
+use crate::{audit, requests};
+
+/// How long the daemon may take to answer, in a debug build on a busy machine.
+const START: Duration = Duration::from_secs(60);
+
+/// What a node is like, where it differs from the default.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// OCI runtime; `runc` or what `CRIOXIDE_TEST_RUNTIME` names if empty.
+    pub runtime: String,
+    /// Faults to inject (`sys::fault`).
+    pub faults: String,
+    /// Further lines of `crio.conf`.
+    pub config: String,
+    /// Directory of CNI plugins put before the distribution's.
+    pub plugins: Option<PathBuf>,
+    /// CNI configuration in place of a bridge.
+    pub network: Option<String>,
+    /// Registries that are spoken to without TLS, `host:port`.
+    pub insecure: Vec<String>,
+    /// Log level of the daemon; `debug` if empty.
+    pub log_level: String,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// Name that everything of it carries.
+    pub name: String,
+    /// Its persistent directory.
+    pub dir: PathBuf,
+    /// Its directory on tmpfs.
+    pub run_dir: PathBuf,
+    options: Options,
+    daemon: Option<Child>,
+    client: Option<Client>,
+}
+
+impl Node {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// The daemon does not answer; its log is in the text.
+    pub async fn start(options: Options) -> Result<Self> {
+        let random: String = sys::random::bytes::<3>()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let name = format!("crixt-{random}");
+        let base = std::env::var_os("CRIOXIDE_TEST_DIR")
+            .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+        let mut node = Self {
+            dir: base.join(&name),
+            run_dir: Path::new("/run").join(&name),
+            name,
+            options,
+            daemon: None,
+            client: None,
+        };
+        node.configure(&random)?;
+        node.start_daemon().await?;
+        Ok(node)
+    }
+
+    /// Runs with other faults from the next start of the daemon.
+    pub fn set_faults(&mut self, faults: &str) {
+        self.options.faults = faults.to_owned();
+    }
+
+    fn configure(&self, random: &str) -> Result<()> {
+        for dir in [
+            &self.dir,
+            &self.run_dir,
+            &self.logs(),
+            &self.dir.join("net.d"),
+        ] {
+            fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        }
+        let write = |name: &str, text: &str| {
+            fs::write(self.dir.join(name), text).context("configure the node")
+        };
+        write(
+            "policy.json",
+            r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
+        )?;
+        let insecure = self.options.insecure.iter();
+        let insecure =
+            insecure.map(|host| format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true\n"));
+        write("registries.conf", &insecure.collect::<String>())?;
+        // A bridge and a range of its own; both are derived from the node's name.
+        let number = u32::from_str_radix(random, 16).unwrap_or(0);
+        let (third, fourth) = (number >> 4 & 0xff, (number & 0xf) << 4);
+        let bridge = format!(
+            r#"{{"cniVersion":"0.4.0","name":"{name}","plugins":[{{"type":"bridge","bridge":"cx{random}","isGateway":true,
+            "ipMasq":false,"ipam":{{"type":"host-local","dataDir":"{data}","ranges":[[{{"subnet":"10.{second}.{third}.{fourth}/28"}}]]}}}}]}}"#,
+            name = self.name,
+            data = self.ipam().display(),
+            second = 200 + (number >> 12 & 0x1f),
+        );
+        write(
+            "net.d/10-test.conflist",
+            self.options.network.as_ref().unwrap_or(&bridge),
+        )?;
+        write("crio.conf", &self.config())
+    }
+
+    fn config(&self) -> String {
+        let runtime = self.runtime();
+        let own = self
+            .options
+            .plugins
+            .iter()
+            .map(|dir| format!("{:?}, ", dir));
+        format!(
+            r#"[crio]
+root = "{dir}/storage"
+runroot = "{run}/storage"
+version_file = "{run}/version"
+version_file_persist = "{dir}/version"
+clean_shutdown_file = "{dir}/clean.shutdown"
+log_dir = "{dir}/logs"
+[crio.api]
+listen = "{socket}"
+[crio.runtime]
+cgroup_manager = "cgroupfs"
+default_runtime = "{runtime}"
+container_exits_dir = "{run}/exits"
+namespaces_dir = "{run}/ns"
+log_level = "{level}"
+[crio.runtime.runtimes.{runtime}]
+runtime_root = "{run}/runtime"
+[crio.image]
+signature_policy = "{dir}/policy.json"
+[crio.network]
+network_dir = "{dir}/net.d"
+plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
+{more}"#,
+            dir = self.dir.display(),
+            run = self.run_dir.display(),
+            socket = self.socket().display(),
+            level = if self.options.log_level.is_empty() {
+                "debug"
+            } else {
+                &self.options.log_level
+            },
+            own = own.collect::<String>(),
+            more = self.options.config,
+        )
+    }
+
+    /// The OCI runtime that it runs with.
+    #[must_use]
+    pub fn runtime(&self) -> String {
+        if self.options.runtime.is_empty() {
+            std::env::var("CRIOXIDE_TEST_RUNTIME").unwrap_or_else(|_| "runc".to_owned())
+        } else {
+            self.options.runtime.clone()
+        }
+    }
+
+    /// Starts the daemon and waits until it answers.
+    ///
+    /// # Errors
+    /// It ends, or does not answer in time.
+    pub async fn start_daemon(&mut self) -> Result<()> {
+        let program = binary("crioxide")?;
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())?;
+        let mut spec = Spec::new(&program);
+        let arg = |text: String| OsString::from(text);
+        spec.args = vec![
+            arg(format!("--config={}/crio.conf", self.dir.display())),
+            arg("--config-dir=".to_owned()),
+            arg(format!(
+                "--registries-conf={}/registries.conf",
+                self.dir.display()
+            )),
+            arg(format!(
+                "--registries-conf-dir={}/registries.conf.d",
+                self.dir.display()
+            )),
+            arg(format!("--run-dir={}/crio", self.run_dir.display())),
+            arg(format!("--cni-cache-dir={}/cni", self.dir.display())),
+            arg(format!("--cgroup-root={}", self.cgroup())),
+        ];
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        spec.env = vec![
+            ("PATH".into(), path),
+            ("CRIOXIDE_FAULTS".into(), self.options.faults.clone().into()),
+        ];
+        spec.env
+            .push(("CONTAINERS_STORAGE_CONF".into(), "/nonexistent".into()));
+        spec.session = Session::Own;
+        spec.fds = vec![(log.as_fd(), 1), (log.as_fd(), 2)];
+        let mut daemon = sys::spawn::spawn(&spec)
+            .map_err(|error| anyhow::anyhow!("{error}"))
+            .context("start crioxide")?;
+        let deadline = tokio::time::Instant::now() + START;
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            tick.tick().await;
+            if let Ok(client) = Client::connect(&self.socket()).await
+                && client
+                    .runtime()
+                    .version(v1::VersionRequest::default())
+                    .await
+                    .is_ok()
+            {
+                self.client = Some(client);
+                self.daemon = Some(daemon);
+                return Ok(());
+            }
+            if let Some(status) = daemon.try_wait()? {
+                bail!("the daemon ended at once ({status}):\n{}", self.log_tail());
+            }
+            if tokio::time::Instant::now() > deadline {
+                daemon.kill_group();
+                bail!("the daemon does not answer:\n{}", self.log_tail());
+            }
+        }
+    }
+
+    /// Kills the daemon, and it alone, with SIGKILL.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn kill_daemon(&mut self) -> Result<()> {
+        if let Some(mut daemon) = self.daemon.take() {
+            // It may have been killed by a fault already.
+            daemon.signal(rustix::process::Signal::KILL).ok();
+            daemon.wait(Some(START))?;
+        }
+        self.client = None;
+        Ok(())
+    }
+
+    /// Waits for the daemon to end by itself: by a fault.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn daemon_died(&mut self) -> Result<()> {
+        if let Some(mut daemon) = self.daemon.take() {
+            ensure!(
+                daemon.wait(Some(START))?.is_some(),
+                "the daemon did not die"
+            );
+        }
+        self.client = None;
+        Ok(())
+    }
+
+    /// Ends the daemon with SIGTERM.
+    ///
+    /// # Errors
+    /// It does not end, or badly.
+    pub fn stop_daemon(&mut self) -> Result<()> {
+        self.client = None;
+        let Some(mut daemon) = self.daemon.take() else {
+            return Ok(());
+        };
+        daemon.signal(rustix::process::Signal::TERM)?;
+        match daemon.wait(Some(START))? {
+            Some(status) if status.success() => Ok(()),
+            status => bail!("the daemon ended with {status:?}:\n{}", self.log_tail()),
+        }
+    }
+
+    /// The daemon's process.
+    #[must_use]
+    pub fn daemon_pid(&self) -> Option<i32> {
+        self.daemon
+            .as_ref()
+            .map(|daemon| daemon.pid().as_raw_nonzero().get())
+    }
+
+    /// Restarts the daemon after SIGKILL.
+    ///
+    /// # Errors
+    /// As [`Self::start_daemon`].
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill_daemon()?;
+        self.start_daemon().await
+    }
+
+    /// A client of the daemon.
+    ///
+    /// # Panics
+    /// While there is no daemon.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone().expect("the daemon was started")
+    }
+
+    /// The CRI socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("crio.sock")
+    }
+
+    /// Directory of pods' logs.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    /// Parent of its cgroups.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn storage(&self) -> PathBuf {
+        self.dir.join("storage")
+    }
+
+    /// host-local's reservations.
+    #[must_use]
+    pub fn ipam(&self) -> PathBuf {
+        self.dir.join("ipam")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.join("crioxide.log")
+    }
+
+    /// The end of the daemon's log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines
+            .get(lines.len().saturating_sub(60)..)
+            .unwrap_or_default()
+            .join("\n")
+    }
+
+    /// Runs a pod of the given name and returns its id.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn run_pod(&self, name: &str) -> Result<String> {
+        self.run_pod_config(requests::pod(name, &self.logs())).await
+    }
+
+    /// Runs a pod and returns its id.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn run_pod_config(&self, config: v1::PodSandboxConfig) -> Result<String> {
+        let request = v1::RunPodSandboxRequest {
+            config: Some(config),
+            runtime_handler: String::new(),
+        };
+        Ok(self
+            .client()
+            .runtime()
+            .run_pod_sandbox(request)
+            .await?
+            .into_inner()
+            .pod_sandbox_id)
+    }
+
+    /// Creates a container and returns its id.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn create(&self, pod: &str, config: v1::ContainerConfig) -> Result<String> {
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: pod.to_owned(),
+            config: Some(config),
+            sandbox_config: None,
+        };
+        Ok(self
+            .client()
+            .runtime()
+            .create_container(request)
+            .await?
+            .into_inner()
+            .container_id)
+    }
+
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        let request = v1::StartContainerRequest {
+            container_id: id.to_owned(),
+        };
+        self.client().runtime().start_container(request).await?;
+        Ok(())
+    }
+
+    /// Creates and starts a container and returns its id.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn run(&self, pod: &str, config: v1::ContainerConfig) -> Result<String> {
+        let id = self.create(pod, config).await?;
+        self.start_container(&id).await?;
+        Ok(id)
+    }
+
+    /// A container's status.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn status(&self, id: &str) -> Result<v1::ContainerStatus> {
+        let request = v1::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: false,
+        };
+        let response = self
+            .client()
+            .runtime()
+            .container_status(request)
+            .await?
+            .into_inner();
+        response.status.context("a status")
+    }
+
+    /// Waits until a container has exited.
+    ///
+    /// # Errors
+    /// It does not, within a minute.
+    pub async fn exited(&self, id: &str) -> Result<v1::ContainerStatus> {
+        let deadline = tokio::time::Instant::now() + START;
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            tick.tick().await;
+            let status = self.status(id).await?;
+            if status.state == v1::ContainerState::ContainerExited as i32 {
+                return Ok(status);
+            }
+            ensure!(
+                tokio::time::Instant::now() < deadline,
+                "container {id} does not exit:\n{}",
+                self.log_tail()
+            );
+        }
+    }
+
+    /// Runs a command in a container.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn exec(&self, id: &str, command: &[&str]) -> Result<v1::ExecSyncResponse> {
+        let request = v1::ExecSyncRequest {
+            container_id: id.to_owned(),
+            cmd: command.iter().map(|part| (*part).to_owned()).collect(),
+            timeout: 60,
+        };
+        Ok(self
+            .client()
+            .runtime()
+            .exec_sync(request)
+            .await?
+            .into_inner())
+    }
+
+    /// Removes a pod, by force.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn remove_pod(&self, id: &str) -> Result<()> {
+        let request = v1::RemovePodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        self.client().runtime().remove_pod_sandbox(request).await?;
+        Ok(())
+    }
+
+    /// Pulls an image and returns its id.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn pull(&self, image: &str) -> Result<String> {
+        let request = v1::PullImageRequest {
+            image: Some(v1::ImageSpec {
+                image: image.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        Ok(self
+            .client()
+            .images()
+            .pull_image(request)
+            .await?
+            .into_inner()
+            .image_ref)
+    }
+
+    /// Text of a container's log.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn log(&self, pod: &str, container: &str) -> Result<String> {
+        let path = self.logs().join(pod).join(format!("{container}.log"));
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// Removes all pods, ends the daemon, and fails on anything that is left.
+    ///
+    /// # Errors
+    /// What is left, by name.
+    pub async fn finish(mut self) -> Result<()> {
+        let pods = self
+            .client()
+            .runtime()
+            .list_pod_sandbox(v1::ListPodSandboxRequest::default())
+            .await?
+            .into_inner();
+        for pod in pods.items {
+            self.remove_pod(&pod.id)
+                .await
+                .with_context(|| format!("remove pod {}\n{}", pod.id, self.log_tail()))?;
+        }
+        self.stop_daemon()?;
+        let left = audit::left(&self);
+        ensure!(
+            left.is_empty(),
+            "left behind by {}:\n{}\n{}",
+            self.name,
+            left.join("\n"),
+            self.log_tail()
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    /// Cleans up by force: after a failed test too.
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill_group();
+            daemon.wait(Some(START)).ok();
+        }
+        audit::clear(self);
+    }
+}
+
+/// A program of ours: from `CRIOXIDE_BIN_DIR`, else from where the test itself was built to.
+///
+/// # Errors
+/// It was not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("CRIOXIDE_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            let own = std::env::current_exe()?;
+            let dir = own.parent().context("a program has a directory")?;
+            if dir.ends_with("deps") {
+                dir.parent().unwrap_or(dir).to_owned()
+            } else {
+                dir.to_owned()
+            }
+        }
+    };
+    let path = dir.join(name);
+    ensure!(
+        path.is_file(),
+        "{} is not built: run scripts/build",
+        path.display()
+    );
+    Ok(path)
+}

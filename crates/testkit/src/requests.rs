@@ -1,0 +1,62 @@
+//! Requests that tests start from: the smallest that make sense, to be changed field by field.
+
+use cri::v1;
+
+/// A pod in a network of its own, with logs in `logs`.
+#[must_use]
+pub fn pod(name: &str, logs: &std::path::Path) -> v1::PodSandboxConfig {
+    v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        }),
+        log_directory: logs.join(name).display().to_string(),
+        linux: Some(v1::LinuxPodSandboxConfig {
+            security_context: Some(security(v1::NamespaceMode::Pod)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The same in the host's network.
+#[must_use]
+pub fn host_network_pod(name: &str, logs: &std::path::Path) -> v1::PodSandboxConfig {
+    let mut config = pod(name, logs);
+    if let Some(linux) = &mut config.linux {
+        linux.security_context = Some(security(v1::NamespaceMode::Node));
+    }
+    config
+}
+
+fn security(network: v1::NamespaceMode) -> v1::LinuxSandboxSecurityContext {
+    v1::LinuxSandboxSecurityContext {
+        namespace_options: Some(v1::NamespaceOption {
+            network: network as i32,
+            pid: v1::NamespaceMode::Container as i32,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A container named `name` that runs `command` from `image`.
+#[must_use]
+pub fn container(name: &str, image: &str, command: &[&str]) -> v1::ContainerConfig {
+    v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata {
+            name: name.to_owned(),
+            attempt: 0,
+        }),
+        image: Some(v1::ImageSpec {
+            image: image.to_owned(),
+            ..Default::default()
+        }),
+        command: command.iter().map(|part| (*part).to_owned()).collect(),
+        log_path: format!("{name}.log"),
+        linux: Some(v1::LinuxContainerConfig::default()),
+        ..Default::default()
+    }
+}

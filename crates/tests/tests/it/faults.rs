@@ -1,0 +1,167 @@
+//! Every operation, failed and killed at every stage: the retry succeeds and nothing is left.
+
+use anyhow::{Context as _, Result};
+use testkit::node::{Node, Options};
+use testkit::requests::container;
+
+use crate::fixture;
+
+/// One fault: where, and what happens there.
+#[derive(Debug, Clone)]
+struct Fault {
+    operation: &'static str,
+    point: String,
+    action: &'static str,
+}
+
+fn all() -> Vec<Fault> {
+    let mut all = Vec::new();
+    for (operation, stages) in pods::stages() {
+        for stage in stages {
+            for when in ["before", "after"] {
+                for action in ["fail", "kill"] {
+                    all.push(Fault {
+                        operation,
+                        point: format!("{operation}.{stage}.{when}"),
+                        action,
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// All of them if asked, else some, others on each day.
+fn sample() -> Vec<Fault> {
+    let all = all();
+    if std::env::var_os("CRIOXIDE_ALL_FAULTS").is_some() {
+        return all;
+    }
+    const ONE_IN: u64 = 8;
+    let day = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        / 86400;
+    all.into_iter()
+        .zip(0u64..)
+        .filter(|(_, number)| (number + day) % ONE_IN == 0)
+        .map(|(fault, _)| fault)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_stage_may_fail_or_be_the_last() -> Result<()> {
+    let f = fixture::with(Options {
+        log_level: "info".into(),
+        ..Options::default()
+    })
+    .await?;
+    let (mut node, image) = (f.node, f.image);
+    let sample = sample();
+    for fault in &sample {
+        one(&mut node, &image, fault)
+            .await
+            .with_context(|| format!("{fault:?}\n{}", node.log_tail()))?;
+    }
+    node.finish().await
+}
+
+/// Brings a pod as far as the operation needs, meets the fault, repeats, and takes the pod away.
+async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
+    let config = || container("c", image, &["sleep", "1000"]);
+    let order = [
+        "run-pod-sandbox",
+        "create-container",
+        "start-container",
+        "remove-container",
+        "stop-pod-sandbox",
+        "remove-pod-sandbox",
+    ];
+    let before = order
+        .iter()
+        .take_while(|operation| **operation != fault.operation)
+        .copied()
+        .collect::<Vec<_>>();
+    let (mut pod, mut id) = (String::new(), String::new());
+    if before.contains(&"run-pod-sandbox") {
+        pod = node.run_pod("f").await?;
+    }
+    if before.contains(&"create-container") {
+        id = node.create(&pod, config()).await?;
+    }
+    if before.contains(&"start-container") {
+        node.start_container(&id).await?;
+    }
+    node.set_faults(&format!("{}={}", fault.point, fault.action));
+    node.restart().await?;
+    let first = call(node, fault.operation, &pod, &id, config()).await;
+    if fault.action == "kill" {
+        anyhow::ensure!(first.is_err(), "the daemon died and still answered");
+        node.daemon_died()?;
+        node.set_faults("");
+        node.start_daemon().await?;
+    } else {
+        node.set_faults("");
+    }
+    // A start that failed has ended the container; everything else can be repeated.
+    let started = fault.operation == "start-container" && fault.action == "fail";
+    if !started {
+        call(node, fault.operation, &pod, &id, config())
+            .await
+            .context("the retry")?;
+    }
+    let pods = node
+        .client()
+        .runtime()
+        .list_pod_sandbox(Default::default())
+        .await?
+        .into_inner()
+        .items;
+    for pod in pods {
+        node.remove_pod(&pod.id).await.context("the end")?;
+    }
+    node.restart().await?;
+    let left: Vec<_> = testkit::audit::left(node)
+        .into_iter()
+        .filter(|line| !is_daemons(line))
+        .collect();
+    anyhow::ensure!(left.is_empty(), "left: {}", left.join("\n"));
+    Ok(())
+}
+
+/// The daemon's own process is not a leak while it runs.
+fn is_daemons(line: &str) -> bool {
+    line.starts_with("process ") && line.contains("/crioxide ")
+}
+
+async fn call(
+    node: &Node,
+    operation: &str,
+    pod: &str,
+    id: &str,
+    config: cri::v1::ContainerConfig,
+) -> Result<()> {
+    let mut runtime = node.client().runtime();
+    let (pod_sandbox_id, container_id) = (pod.to_owned(), id.to_owned());
+    match operation {
+        "run-pod-sandbox" => node.run_pod("f").await.map(drop),
+        "create-container" => node.create(pod, config).await.map(drop),
+        "start-container" => node.start_container(id).await,
+        "remove-container" => {
+            runtime
+                .remove_container(cri::v1::RemoveContainerRequest { container_id })
+                .await?;
+            Ok(())
+        }
+        "stop-pod-sandbox" => {
+            runtime
+                .stop_pod_sandbox(cri::v1::StopPodSandboxRequest { pod_sandbox_id })
+                .await?;
+            Ok(())
+        }
+        "remove-pod-sandbox" => node.remove_pod(pod).await,
+        other => anyhow::bail!("no call for {other}"),
+    }
+}

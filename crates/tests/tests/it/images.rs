@@ -1,0 +1,120 @@
+//! Images: pulled, listed, removed.
+
+use anyhow::Result;
+use cri::v1;
+use testkit::image_maker::{Format, ImageMaker};
+use testkit::node::Options;
+use testkit::requests::container;
+
+use crate::fixture;
+
+fn spec(image: &str) -> Option<v1::ImageSpec> {
+    Some(v1::ImageSpec {
+        image: image.to_owned(),
+        ..Default::default()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_pulled_listed_and_removed() -> Result<()> {
+    let f = fixture::without_image(Options::default()).await?;
+    f.registry.push(
+        "test/docker",
+        "v2",
+        &ImageMaker::busybox().format(Format::Docker).build(),
+    )?;
+    let docker = f.image.replace("busybox:latest", "docker:v2");
+    for image in [&f.image, &docker] {
+        let id = f.node.pull(image).await?;
+        assert_eq!(f.node.pull(image).await?, id, "a repeat gives the same");
+        let request = v1::ImageStatusRequest {
+            image: spec(image),
+            verbose: true,
+        };
+        let found = f
+            .node
+            .client()
+            .images()
+            .image_status(request)
+            .await?
+            .into_inner();
+        let image_found = found.image.unwrap();
+        assert_eq!(
+            (image_found.id.as_str(), &image_found.repo_tags[..]),
+            (id.as_str(), std::slice::from_ref(image))
+        );
+        assert!(image_found.size > 100_000 && image_found.repo_digests[0].contains("@sha256:"));
+        assert!(found.info["info"].contains("imageSpec"));
+    }
+    let list = f
+        .node
+        .client()
+        .images()
+        .list_images(v1::ListImagesRequest::default())
+        .await?
+        .into_inner()
+        .images;
+    assert_eq!(list.len(), 2);
+    let usage = f
+        .node
+        .client()
+        .images()
+        .image_fs_info(v1::ImageFsInfoRequest {})
+        .await?
+        .into_inner();
+    assert!(usage.image_filesystems[0].used_bytes.unwrap().value > 100_000);
+    for _ in 0..2 {
+        for image in [&f.image, &docker] {
+            f.node
+                .client()
+                .images()
+                .remove_image(v1::RemoveImageRequest { image: spec(image) })
+                .await?;
+            let request = v1::ImageStatusRequest {
+                image: spec(image),
+                verbose: false,
+            };
+            assert!(
+                f.node
+                    .client()
+                    .images()
+                    .image_status(request)
+                    .await?
+                    .into_inner()
+                    .image
+                    .is_none()
+            );
+        }
+    }
+    assert_eq!(
+        std::fs::read_dir(f.node.storage().join("overlay/l"))?.count(),
+        0,
+        "no layer is left"
+    );
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_in_use_stays() -> Result<()> {
+    let f = fixture::node().await?;
+    let pod = f.node.run_pod("use").await?;
+    let id = f
+        .node
+        .run(&pod, container("c", &f.image, &["sleep", "1000"]))
+        .await?;
+    let remove = v1::RemoveImageRequest {
+        image: spec(&f.image),
+    };
+    let refused = f
+        .node
+        .client()
+        .images()
+        .remove_image(remove.clone())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+    assert_eq!(f.node.exec(&id, &["true"]).await?.exit_code, 0);
+    f.node.remove_pod(&pod).await?;
+    f.node.client().images().remove_image(remove).await?;
+    f.node.finish().await
+}

@@ -1,0 +1,280 @@
+//! Pod sandboxes: network, files, lists.
+
+use anyhow::Result;
+use cri::v1;
+use testkit::requests::{container, host_network_pod, pod};
+
+use crate::fixture;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_one_bridge_reach_each_other() -> Result<()> {
+    let f = fixture::node().await?;
+    let (one, two) = (f.node.run_pod("one").await?, f.node.run_pod("two").await?);
+    let server = [
+        "sh",
+        "-c",
+        "while true; do echo hello | nc -l -p 8080; done",
+    ];
+    f.node
+        .run(&one, container("server", &f.image, &server))
+        .await?;
+    let status = status(&f.node, &one).await?;
+    let ip = status.network.unwrap().ip;
+    let script = format!(
+        "for i in 1 2 3 4 5 6 7 8 9; do nc -w 2 {ip} 8080 < /dev/null && exit 0; sleep 0.2; done; exit 1"
+    );
+    let client = f
+        .node
+        .run(&two, container("client", &f.image, &["sh", "-c", &script]))
+        .await?;
+    assert_eq!(f.node.exited(&client).await?.exit_code, 0);
+    assert!(f.node.log("two", "client")?.contains("hello"));
+    f.node.finish().await
+}
+
+async fn status(node: &testkit::node::Node, pod: &str) -> Result<v1::PodSandboxStatus> {
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: pod.into(),
+        verbose: true,
+    };
+    Ok(node
+        .client()
+        .runtime()
+        .pod_sandbox_status(request)
+        .await?
+        .into_inner()
+        .status
+        .unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_has_its_name_resolver_shm_loopback_and_sysctls() -> Result<()> {
+    let f = fixture::node().await?;
+    let mut config = pod("files", &f.node.logs());
+    config.hostname = "inside".into();
+    config.dns_config = Some(v1::DnsConfig {
+        servers: vec!["10.9.8.7".into()],
+        searches: vec!["x.test".into()],
+        options: vec!["ndots:5".into()],
+    });
+    config.linux.as_mut().unwrap().sysctls = [(
+        "net.ipv4.ip_local_port_range".to_owned(),
+        "1000 2000".to_owned(),
+    )]
+    .into();
+    let id = f.node.run_pod_config(config).await?;
+    let script = "hostname; cat /etc/hostname /etc/resolv.conf; ip addr show lo | grep -c LOOPBACK,UP; \
+        cat /proc/sys/net/ipv4/ip_local_port_range; df -k /dev/shm | tail -1; echo shared > /dev/shm/x";
+    let first = f
+        .node
+        .run(&id, container("first", &f.image, &["sh", "-c", script]))
+        .await?;
+    f.node.exited(&first).await?;
+    let log = f.node.log("files", "first")?;
+    for wanted in [
+        "F inside",
+        "nameserver 10.9.8.7",
+        "search x.test",
+        "options ndots:5",
+        "F 1\n",
+        "1000\t2000",
+        "65536",
+    ] {
+        assert!(log.contains(wanted), "{wanted:?} is not in\n{log}");
+    }
+    let second = f
+        .node
+        .run(&id, container("second", &f.image, &["cat", "/dev/shm/x"]))
+        .await?;
+    assert_eq!(
+        f.node.exited(&second).await?.exit_code,
+        0,
+        "/dev/shm is the pod's"
+    );
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_network_pod_has_no_address_of_its_own() -> Result<()> {
+    let f = fixture::node().await?;
+    let id = f
+        .node
+        .run_pod_config(host_network_pod("host", &f.node.logs()))
+        .await?;
+    assert_eq!(status(&f.node, &id).await?.network.unwrap().ip, "");
+    let ctr = f
+        .node
+        .run(
+            &id,
+            container("c", &f.image, &["readlink", "/proc/self/ns/net"]),
+        )
+        .await?;
+    f.node.exited(&ctr).await?;
+    let own = std::fs::read_link("/proc/self/ns/net")?
+        .display()
+        .to_string();
+    assert!(f.node.log("host", "c")?.contains(&own));
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_and_remove_may_be_repeated_and_unknown_ids_are_fine() -> Result<()> {
+    let f = fixture::node().await?;
+    let id = f.node.run_pod("again").await?;
+    let ctr = f
+        .node
+        .run(&id, container("c", &f.image, &["sleep", "1000"]))
+        .await?;
+    let client = f.node.client();
+    for _ in 0..2 {
+        client
+            .runtime()
+            .stop_pod_sandbox(v1::StopPodSandboxRequest {
+                pod_sandbox_id: id.clone(),
+            })
+            .await?;
+        assert_eq!(
+            status(&f.node, &id).await?.state,
+            v1::PodSandboxState::SandboxNotready as i32
+        );
+        assert_eq!(
+            f.node.status(&ctr).await?.state,
+            v1::ContainerState::ContainerExited as i32
+        );
+    }
+    for _ in 0..2 {
+        client
+            .runtime()
+            .remove_container(v1::RemoveContainerRequest {
+                container_id: ctr.clone(),
+            })
+            .await?;
+        f.node.remove_pod(&id).await?;
+    }
+    let gone = status(&f.node, &id).await.unwrap_err();
+    assert_eq!(
+        gone.downcast::<tonic::Status>()?.code(),
+        tonic::Code::NotFound
+    );
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_filtered_by_id_state_and_labels() -> Result<()> {
+    let f = fixture::node().await?;
+    let mut ids = Vec::new();
+    for name in ["a", "b"] {
+        let mut config = pod(name, &f.node.logs());
+        config.labels = [("app".to_owned(), name.to_owned())].into();
+        ids.push(f.node.run_pod_config(config).await?);
+    }
+    f.node
+        .client()
+        .runtime()
+        .stop_pod_sandbox(v1::StopPodSandboxRequest {
+            pod_sandbox_id: ids[1].clone(),
+        })
+        .await?;
+    let list = |filter: v1::PodSandboxFilter| {
+        let client = f.node.client();
+        async move {
+            let request = v1::ListPodSandboxRequest {
+                filter: Some(filter),
+            };
+            let items = client
+                .runtime()
+                .list_pod_sandbox(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .items;
+            items.into_iter().map(|pod| pod.id).collect::<Vec<_>>()
+        }
+    };
+    let ready = v1::PodSandboxStateValue {
+        state: v1::PodSandboxState::SandboxReady as i32,
+    };
+    assert_eq!(
+        list(v1::PodSandboxFilter {
+            state: Some(ready),
+            ..Default::default()
+        })
+        .await,
+        [ids[0].clone()]
+    );
+    assert_eq!(
+        list(v1::PodSandboxFilter {
+            id: ids[1][..12].into(),
+            ..Default::default()
+        })
+        .await,
+        [ids[1].clone()]
+    );
+    let label = [("app".to_owned(), "b".to_owned())].into();
+    assert_eq!(
+        list(v1::PodSandboxFilter {
+            label_selector: label,
+            ..Default::default()
+        })
+        .await,
+        [ids[1].clone()]
+    );
+    assert_eq!(list(v1::PodSandboxFilter::default()).await.len(), 2);
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runtime_tells_what_it_is_and_what_is_not_built() -> Result<()> {
+    let f = fixture::node().await?;
+    let mut runtime = f.node.client().runtime();
+    let version = runtime
+        .version(v1::VersionRequest::default())
+        .await?
+        .into_inner();
+    assert_eq!(
+        (
+            version.runtime_name.as_str(),
+            version.runtime_api_version.as_str()
+        ),
+        ("cri-o", "v1")
+    );
+    let status = runtime
+        .status(v1::StatusRequest { verbose: true })
+        .await?
+        .into_inner();
+    assert!(
+        status
+            .status
+            .unwrap()
+            .conditions
+            .iter()
+            .all(|condition| condition.status)
+    );
+    assert!(status.info["config"].contains("cgroupfs"));
+    let config = runtime
+        .runtime_config(v1::RuntimeConfigRequest {})
+        .await?
+        .into_inner();
+    assert_eq!(
+        config.linux.unwrap().cgroup_driver,
+        v1::CgroupDriver::Cgroupfs as i32
+    );
+    let missing = runtime
+        .attach(v1::AttachRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(missing.code(), tonic::Code::Unimplemented);
+    assert!(missing.message().contains("not built yet"));
+    for (path, wanted) in [
+        ("/info", "storage_driver"),
+        ("/config", "[crio.runtime]"),
+        ("/operations", "[]"),
+        ("/pulls", "[]"),
+    ] {
+        assert!(
+            f.node.client().inspect(path).await?.contains(wanted),
+            "{path}"
+        );
+    }
+    f.node.finish().await
+}

@@ -1,0 +1,163 @@
+//! Death of the daemon, of the monitor, and of both: nothing is lost.
+
+use anyhow::Result;
+use cri::v1;
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::node::Node;
+use testkit::requests::container;
+
+use crate::fixture;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_during_a_dead_daemon_is_not_lost() -> Result<()> {
+    let mut f = fixture::node().await?;
+    let pod = f.node.run_pod("crash").await?;
+    let go = f.node.dir.join("go");
+    std::fs::create_dir(&go)?;
+    let waits = |name: &str, script: &str| {
+        let mut config = container(name, &f.image, &["sh", "-c", script]);
+        let host_path = go.display().to_string();
+        config.mounts = vec![v1::Mount {
+            container_path: "/go".into(),
+            host_path,
+            ..Default::default()
+        }];
+        config
+    };
+    let ends = "while [ ! -e /go/now ]; do sleep 0.05; done; echo last words; exit 7";
+    let ends = f.node.run(&pod, waits("ends", ends)).await?;
+    let stays = f
+        .node
+        .run(&pod, waits("stays", "echo first; sleep 1000"))
+        .await?;
+    let created = f
+        .node
+        .create(
+            &pod,
+            container("created", &f.image, &["sh", "-c", "exit 5"]),
+        )
+        .await?;
+    let before = f
+        .node
+        .exec(&stays, &["sh", "-c", "cat /proc/1/stat"])
+        .await?
+        .stdout;
+    f.node.kill_daemon()?;
+    std::fs::write(go.join("now"), "")?;
+    let record = f.node.run_dir.join("exits").join(&ends);
+    while !record.exists() {
+        tokio::task::yield_now().await;
+    }
+    f.node.start_daemon().await?;
+    assert_eq!(f.node.exited(&ends).await?.exit_code, 7);
+    assert!(f.node.log("crash", "ends")?.contains("last words"));
+    assert_eq!(
+        f.node.status(&stays).await?.state,
+        v1::ContainerState::ContainerRunning as i32
+    );
+    let after = f
+        .node
+        .exec(&stays, &["sh", "-c", "cat /proc/1/stat"])
+        .await?
+        .stdout;
+    assert_eq!(start_time(&before), start_time(&after), "it never noticed");
+    f.node.start_container(&created).await?;
+    assert_eq!(f.node.exited(&created).await?.exit_code, 5);
+    f.node.finish().await
+}
+
+fn start_time(stat: &[u8]) -> String {
+    String::from_utf8_lossy(stat)
+        .split(' ')
+        .nth(21)
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_leaves_the_pods_running() -> Result<()> {
+    let mut f = fixture::node().await?;
+    let pod = f.node.run_pod("clean").await?;
+    let id = f
+        .node
+        .run(&pod, container("c", &f.image, &["sleep", "1000"]))
+        .await?;
+    f.node.stop_daemon()?;
+    assert!(f.node.dir.join("clean.shutdown").exists());
+    f.node.start_daemon().await?;
+    assert!(!f.node.dir.join("clean.shutdown").exists());
+    assert_eq!(f.node.exec(&id, &["true"]).await?.exit_code, 0);
+    f.node.finish().await
+}
+
+/// Process of a pod's monitor.
+fn monitor(node: &Node, pod: &str) -> Pid {
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let path = entry.unwrap().path();
+        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        if line.contains("crioxide-monitor") && line.contains(pod) && line.contains(&node.name) {
+            let pid = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            return Pid::from_raw(pid).unwrap();
+        }
+    }
+    panic!("pod {pod} has no monitor");
+}
+
+/// Writes numbered lines, and then ends with a code of its own.
+fn writer(name: &str, image: &str, lines: u32, code: u32) -> v1::ContainerConfig {
+    let script = format!(
+        "i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); [ $((i%50)) = 0 ] && sleep 0.01; done; exit {code}"
+    );
+    container(name, image, &["sh", "-c", &script])
+}
+
+async fn deaths(kill_daemon: bool) -> Result<()> {
+    const LINES: u32 = 6000;
+    let mut f = fixture::node().await?;
+    let pod = f.node.run_pod("deaths").await?;
+    let mut ids = Vec::new();
+    for (name, code) in [("a", 3), ("b", 4), ("c", 5)] {
+        ids.push((
+            name,
+            code,
+            f.node
+                .run(&pod, writer(name, &f.image, LINES, code))
+                .await?,
+        ));
+    }
+    for _ in 0..5 {
+        kill_process(monitor(&f.node, &pod), Signal::KILL)?;
+        if kill_daemon {
+            f.node.restart().await?;
+        }
+        // A successor answers.
+        f.node.exec(&ids[0].2, &["true"]).await.ok();
+    }
+    for (name, code, id) in &ids {
+        let status = f.node.exited(id).await?;
+        let lost = status.exit_code == 137 && status.message.contains("monitor lost");
+        assert!(
+            status.exit_code == i32::try_from(*code)? || lost,
+            "{status:?}"
+        );
+        let log = f.node.log("deaths", name)?;
+        let said: Vec<_> = log
+            .lines()
+            .map(|line| line.splitn(4, ' ').nth(3).unwrap())
+            .collect();
+        let wanted: Vec<_> = (0..LINES).map(|number| format!("line {number}")).collect();
+        assert!(said == wanted, "{name}: {} lines of {LINES}", said.len());
+    }
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_death_of_the_monitor_costs_no_line_and_no_exit_code() -> Result<()> {
+    deaths(false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_death_of_both_costs_no_line_and_no_exit_code() -> Result<()> {
+    deaths(true).await
+}
