@@ -26,15 +26,45 @@ impl Registry {
     /// # Errors
     /// The program is missing, or did not listen within ten seconds.
     pub fn start(directory: &Path) -> Result<Self> {
+        Self::start_with(directory, "")
+    }
+
+    /// Starts one that speaks TLS, and asks for a client's certificate if `authority` is given.
+    /// Nothing can be pushed to it: start a plain one on the same directory for that.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_tls(
+        directory: &Path,
+        certificate: &Path,
+        key: &Path,
+        authority: Option<&Path>,
+    ) -> Result<Self> {
+        let mut tls = format!(
+            "  tls:\n    certificate: {}\n    key: {}\n",
+            certificate.display(),
+            key.display()
+        );
+        if let Some(authority) = authority {
+            tls.push_str(&format!(
+                "    clientcas:\n      - {}\n",
+                authority.display()
+            ));
+        }
+        Self::start_with(directory, &tls)
+    }
+
+    fn start_with(directory: &Path, tls: &str) -> Result<Self> {
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         std::fs::create_dir_all(directory)?;
-        let config = directory.join("config.yml");
+        let config = directory.join(format!("config-{}.yml", addr.port()));
         let root = directory.join("blobs");
         std::fs::write(
             &config,
             format!(
                 "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  \
-                 filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {addr}\n",
+                 filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  \
+                 addr: {addr}\n{tls}",
                 root.display()
             ),
         )?;
