@@ -3,7 +3,7 @@
 //!
 //! Owns its directory (`--dir`): `monitor.sock`, `monitor.lock`, and for each container
 //! `containers/ID/` with the FIFOs `stdin`, `stdout`, `stderr` and the journals
-//! `stdout.journal`, `stderr.journal`. Knows nothing above the protocol.
+//! `stdout.journal`, `stderr.journal`, and `cgroup` (the init's `/proc/PID/cgroup`). Knows nothing above the protocol.
 //!
 //! Two threads: [`server`] (requests, children) and [`log`](mod@log) (output, disk). std and
 //! system calls only: no async, nothing that looks a name up, so that it can be static.

@@ -45,6 +45,9 @@ const DEVICE: usize = 3;
 const INODE: usize = 4;
 const OFFSET: usize = 5;
 const CONSUMED: usize = 6;
+const VERSION: usize = 7;
+/// Of this layout: another one is refused rather than misread.
+const LAYOUT: u64 = 1;
 
 /// The unpacked [`STATE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,12 @@ impl Journal {
         let mut journal = Self {
             mapping: Mapping::open(path, HEADER, 2 * HALF)?,
         };
+        let (words, _) = journal.mapping.split();
+        match word(words, VERSION).load(Ordering::Acquire) {
+            0 => word(words, VERSION).store(LAYOUT, Ordering::Release),
+            LAYOUT => {}
+            other => return Err(io::Error::other(format!("journal of layout {other}"))),
+        }
         journal.settle_read();
         Ok(journal)
     }

@@ -49,6 +49,7 @@ pub(super) struct Source {
     pub(super) streams: Vec<Stream>,
     begun: bool,
     pub(super) draining: bool,
+    drained: bool,
     retry_at: Option<Instant>,
 }
 
@@ -85,6 +86,7 @@ impl Source {
             streams: Vec::new(),
             begun: false,
             draining: false,
+            drained: false,
             retry_at: None,
         };
         for (name, fd) in ["stdout", "stderr"]
@@ -264,9 +266,12 @@ impl Source {
         }
     }
 
-    /// Reads all that is there; true once everything is written.
+    /// Goes on reading all that is there; true once, when everything is written. A write that
+    /// failed interrupts it until it was tried again.
     pub(super) fn drain(&mut self, shared: &mut Shared) -> bool {
-        self.draining = true;
+        if !self.draining || self.drained || self.retry_at.is_some() {
+            return false;
+        }
         for at in 0..self.streams.len() {
             // No client's slowness delays the end: what it has not read, waits for it.
             while self.retry_at.is_none()
@@ -277,15 +282,17 @@ impl Source {
             }
             self.write(at, true, shared);
         }
-        self.retry_at.is_none()
+        self.drained = self.retry_at.is_none();
+        self.drained
     }
 
-    /// Closes clients that have got everything; whether all have.
-    pub(super) fn close_sinks(&mut self) -> bool {
+    /// Closes clients that have got everything, once there is no more.
+    pub(super) fn close_sinks(&mut self) {
         for stream in &mut self.streams {
-            stream.sinks.retain(|sink| !sink.is_idle());
+            if self.drained {
+                stream.sinks.retain(|sink| !sink.is_idle());
+            }
         }
-        self.streams.iter().all(|stream| stream.sinks.is_empty())
     }
 
     /// When something is to be done although nothing happens.
@@ -300,13 +307,12 @@ impl Source {
         flushes.chain(sinks).chain(self.retry_at).min()
     }
 
-    /// Does what is due; whether a drain is to be continued.
-    pub(super) fn tick(&mut self, shared: &mut Shared) -> bool {
+    /// Does what is due.
+    pub(super) fn tick(&mut self, shared: &mut Shared) {
         let now = Instant::now();
         self.flush_sinks();
         if self.retry_at.is_some_and(|at| at <= now) {
             self.write_all(shared);
-            return self.draining;
         }
         for at in 0..self.streams.len() {
             let due = self.streams.get(at).and_then(|stream| stream.flush_at);
@@ -314,7 +320,6 @@ impl Source {
                 self.write(at, true, shared);
             }
         }
-        false
     }
 }
 

@@ -161,16 +161,11 @@ impl Worker {
                     }
                 }
             }
-            Command::Drain { id } => {
-                if let Some(source) = find(&mut self.sources, &id) {
-                    if source.drain(&mut self.shared) {
-                        source.close_sinks();
-                        self.outbox.send(Notice::Drained { id });
-                    }
-                } else {
-                    self.outbox.send(Notice::Drained { id });
-                }
-            }
+            Command::Drain { id } => match find(&mut self.sources, &id) {
+                // Done, and told, with all else that is due.
+                Some(source) => source.draining = true,
+                None => self.outbox.send(Notice::Drained { id }),
+            },
             Command::Remove { id } => self.sources.retain(|source| source.id != id),
             Command::Quit => return false,
         }
@@ -179,14 +174,13 @@ impl Worker {
 
     fn tick(&mut self) {
         for source in &mut self.sources {
-            if source.tick(&mut self.shared) && source.drain(&mut self.shared) {
+            source.tick(&mut self.shared);
+            if source.drain(&mut self.shared) {
                 self.outbox.send(Notice::Drained {
                     id: source.id.clone(),
                 });
             }
-            if source.draining {
-                source.close_sinks();
-            }
+            source.close_sinks();
         }
     }
 }

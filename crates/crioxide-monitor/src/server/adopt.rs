@@ -9,14 +9,15 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use monitor_protocol::{Adopt, ErrorKind, Exit, Id, Reply};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
-use sys::cgroup::Cgroup;
 use sys::spawn::Status;
 
+use super::create::cgroup_file;
 use super::exit::soon;
 use super::{Refusal, Server, failed};
 use crate::container::{Adopting, Ask, Container, Init, Phase};
@@ -98,7 +99,7 @@ impl Server {
             .terminal
             .as_ref()
             .and_then(|terminal| terminal.try_clone().ok());
-        container.init = find_init(&adopt, pidfd);
+        container.init = find_init(&adopt, pidfd, &container.dir);
         container.phase = match (record::read(&exits_dir, id), &container.init) {
             (Ok(Some(exit)), _) => Phase::Exited(exit),
             (_, None) if adopt.pid == 0 => Phase::Exited(never_created(id)),
@@ -172,21 +173,15 @@ impl Init {
     }
 }
 
-fn find_init(adopt: &Adopt, pidfd: Option<OwnedFd>) -> Option<Init> {
+fn find_init(adopt: &Adopt, pidfd: Option<OwnedFd>, dir: &Path) -> Option<Init> {
     let pid = i32::try_from(adopt.pid).ok().and_then(Pid::from_raw)?;
-    let pidfd = pidfd.or_else(|| sys::pidfd::open_checked(pid, adopt.start_time).ok());
-    let is_itself = sys::pidfd::start_time(pid).is_ok_and(|at| at == adopt.start_time);
-    let cgroup = if is_itself {
-        sys::cgroup::of_process(pid).ok()
-    } else {
-        None
-    };
-    let cgroup = cgroup.map_or_else(Cgroup::default, |cgroup| {
-        cgroup.named(adopt.create.id.as_str())
-    });
+    let start_time = adopt.start_time;
+    let pidfd = pidfd.or_else(|| sys::pidfd::open_checked(pid, start_time).ok());
+    let cgroup = fs::read_to_string(cgroup_file(dir)).and_then(|text| sys::cgroup::of_text(&text));
+    let cgroup = cgroup.unwrap_or_default().named(adopt.create.id.as_str());
     Some(Init {
         pid,
-        start_time: adopt.start_time,
+        start_time,
         pidfd,
         is_child: false,
         cgroup,

@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use monitor_protocol::{Create, ErrorKind, Id, Reply};
 use rustix::process::Pid;
+use sys::cgroup::Cgroup;
 use sys::spawn::Status;
 
 use super::console::Console;
@@ -188,7 +189,7 @@ impl Server {
             // Not reaped yet, so that its number is its own even if it has ended.
             let pidfd = sys::pidfd::open(pid)?;
             let start_time = sys::pidfd::start_time(pid)?;
-            let cgroup = sys::cgroup::of_process(pid)?.named(id.as_str());
+            let cgroup = keep_cgroup(pid, &container.dir)?.named(id.as_str());
             let mut fds = vec![pidfd.try_clone()?];
             fds.extend(terminal.as_ref().map(OwnedFd::try_clone).transpose()?);
             fds.extend(
@@ -304,6 +305,17 @@ impl Server {
         };
         self.answer(ask, result);
     }
+}
+
+/// The cgroups of a container's init, also kept for a successor that comes after its end.
+fn keep_cgroup(pid: Pid, dir: &Path) -> io::Result<Cgroup> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    fs::write(cgroup_file(dir), &text)?;
+    sys::cgroup::of_text(&text)
+}
+
+pub(super) fn cgroup_file(dir: &Path) -> PathBuf {
+    dir.join("cgroup")
 }
 
 /// What the daemon must not get wrong.

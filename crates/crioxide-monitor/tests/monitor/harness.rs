@@ -288,7 +288,7 @@ fn rootfs() -> &'static Path {
         fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
         let applets = [
             "sh", "cat", "sleep", "echo", "id", "true", "head", "tr", "stty", "kill", "od",
-            "usleep", "seq", "dd", "printf",
+            "usleep", "seq", "yes", "dd", "printf",
         ];
         for applet in applets {
             symlink("busybox", root.join("bin").join(applet)).unwrap();

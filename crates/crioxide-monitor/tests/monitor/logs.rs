@@ -167,6 +167,26 @@ async fn a_full_disk_holds_the_container_back_and_loses_nothing() {
     drop(mounted);
 }
 
+/// By hand: `cargo test … -- --ignored --nocapture throughput`. Only prints.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn throughput_of_200_mb() {
+    let mut pod = Pod::start().await;
+    let line = "x".repeat(99);
+    let script = format!("yes {line} | head -c 200000000");
+    let create = pod.container("much", &script);
+    let start = std::time::Instant::now();
+    pod.run(&create).await;
+    pod.exit(&create.id).await;
+    let wall = start.elapsed();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pod.monitor.pid())).unwrap();
+    let stat: Vec<&str> = stat.split_whitespace().collect();
+    let [user, system] = [13, 14].map(|at| stat[at].parse::<u64>().unwrap() * 10);
+    let size = fs::metadata(pod.log("much")).unwrap().len();
+    eprintln!("wall {wall:?}, monitor CPU {user} + {system} ms, log {size} bytes");
+    pod.finish().await;
+}
+
 struct Mounted(std::path::PathBuf);
 
 impl Mounted {

@@ -306,3 +306,33 @@ async fn wait_for_dir(pod: &Pod, create: &Create) {
     let dir = pod.path("run/containers").join(create.id.as_str());
     crate::harness::until("stdio", || dir.join("stderr.journal").is_file()).await;
 }
+
+#[tokio::test]
+async fn what_the_kernel_killed_without_a_monitor_is_told_as_oom() {
+    let _alone = ALONE.lock().await;
+    let mut pod = Pod::start().await;
+    let mut children = signal(SignalKind::child()).unwrap();
+    let script = "read x; x=$(head -c 100000000 /dev/zero | tr '\\0' x); exit 1";
+    let mut create = pod.container_with("oom", script, |config| {
+        let memory = serde_json::json!({ "limit": 16_000_000, "swap": 16_000_000 });
+        config["linux"]["resources"] = serde_json::json!({ "memory": memory });
+    });
+    create.stdin = true;
+    let created = pod.run(&create).await;
+    let attach = monitor_client::AttachTo {
+        stdin: true,
+        ..Default::default()
+    };
+    let stdin = within("attach", pod.monitor.attach(&create.id, attach))
+        .await
+        .unwrap()
+        .unwrap();
+    pod.kill_monitor().await;
+    rustix::io::write(&stdin, b"go\n").unwrap();
+    let ended = || sys::pidfd::wait_ended(created.pidfd.as_fd(), Some(Duration::ZERO)).unwrap();
+    crate::harness::until("the kernel's kill", ended).await;
+    pod.restart_monitor().await;
+    adopt(&pod, &create, &created).await;
+    assert!(exit(&mut pod, &create, &mut children).await.oom_killed);
+    pod.finish().await;
+}
