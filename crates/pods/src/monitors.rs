@@ -29,7 +29,7 @@ const READY: Duration = Duration::from_secs(30);
 const OOM_SCORE: i64 = -1000;
 /// How long a process may take to end after SIGKILL before its cgroup is left to a later try.
 const ENDING: Duration = Duration::from_secs(10);
-/// How often a lost monitor is replaced before its pod is given up.
+/// How many successors in a row may fail before the pod is given up.
 const ATTEMPTS: u32 = 5;
 
 /// What is alive of a pod, and lives in memory only.
@@ -152,16 +152,47 @@ async fn spawn(node: &Node, pod: &PodId) -> Result<(Monitor, Events), Error> {
 /// takes what happened meanwhile.
 pub(crate) async fn resume(node: &Arc<Node>, pod: &PodId) -> Result<(), Error> {
     let live = node.live(pod);
-    let events = match Monitor::connect(&dir(node, pod)).await {
-        Ok((monitor, events)) => {
-            catch_up(node, pod, &monitor).await?;
-            live.monitor.send_replace(Some(monitor));
-            events
+    let events = match take_over(node, pod, &live).await {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::warn!(
+                pod = pod.as_str(),
+                error = chain(&error),
+                "monitor not taken over"
+            );
+            succeed_at_last(node, pod, &live).await?
         }
-        Err(_) => succeed(node, pod, &live).await?,
     };
     supervise(node, pod, live, events);
     Ok(())
+}
+
+async fn take_over(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, Error> {
+    let connected = Monitor::connect(&dir(node, pod)).await;
+    let (monitor, events) = connected.map_err(|error| Error::Monitor(chain(&error)))?;
+    catch_up(node, pod, &monitor).await?;
+    live.monitor.send_replace(Some(monitor));
+    Ok(events)
+}
+
+/// Starts successors until one lives long enough to take the pod over.
+async fn succeed_at_last(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, Error> {
+    let mut attempt = 1;
+    loop {
+        match succeed(node, pod, live).await {
+            Err(error) if attempt < ATTEMPTS => {
+                let error = chain(&error);
+                tracing::error!(
+                    pod = pod.as_str(),
+                    error,
+                    attempt,
+                    "no successor of the monitor"
+                );
+                attempt += 1;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 /// Takes what a monitor that lived on knows: exits, and containers that it lost or never had.
@@ -202,13 +233,15 @@ async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, E
         if matches!(container.phase, Phase::Exited { .. }) {
             continue;
         }
-        if let Err(error) = adopt(node, live, &monitor, container).await {
-            tracing::error!(
-                container = container.id.as_str(),
-                error = chain(&error),
-                "container not adopted"
-            );
-            exits::lost(node, container).await;
+        match adopt(node, live, &monitor, container).await {
+            Ok(()) => {}
+            // It died as well: the next one adopts.
+            Err(Adoption::MonitorLost) => return Err(Error::Monitor("lost".to_owned())),
+            Err(Adoption::Failed(error)) => {
+                let (container_id, error) = (container.id.as_str(), chain(&error));
+                tracing::error!(container = container_id, error, "container not adopted");
+                exits::lost(node, container).await;
+            }
         }
     }
     tracing::warn!(
@@ -220,19 +253,29 @@ async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, E
     Ok(events)
 }
 
+/// Why a successor did not take a container over.
+enum Adoption {
+    MonitorLost,
+    Failed(Error),
+}
+
+impl From<Error> for Adoption {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 async fn adopt(
     node: &Arc<Node>,
     live: &Live,
     monitor: &Monitor,
     container: &Container,
-) -> Result<(), Error> {
+) -> Result<(), Adoption> {
     let Some(init) = container.phase.init() else {
         return Ok(());
     };
-    let dirs = node
-        .dirs(container.id.as_str())
-        .await?
-        .ok_or_else(|| Error::Internal("no record".to_owned()))?;
+    let dirs = node.dirs(container.id.as_str()).await?;
+    let dirs = dirs.ok_or_else(|| Error::Internal("no record".to_owned()))?;
     let adopt = Adopt {
         create: create_message(node, container, &dirs)?,
         pid: u32::try_from(init.pid).unwrap_or(0),
@@ -251,9 +294,11 @@ async fn adopt(
     };
     let adopted = monitor.adopt(adopt, descriptors).await;
     live.keep(&container.id, kept);
-    adopted
-        .map(drop)
-        .map_err(|error| Error::Monitor(chain(&error)))
+    match adopted {
+        Ok(_) => Ok(()),
+        Err(monitor_client::Error::Lost) => Err(Adoption::MonitorLost),
+        Err(error) => Err(Adoption::Failed(Error::Monitor(chain(&error)))),
+    }
 }
 
 /// What the monitor needs to make a container, or to take it over.
@@ -289,7 +334,6 @@ fn supervise(node: &Arc<Node>, pod: &PodId, live: Arc<Live>, events: Events) {
     let (node, pod) = (Arc::clone(node), pod.clone());
     tokio::spawn(async move {
         let mut events = events;
-        let mut attempt = 0;
         loop {
             listen(&node, &live, &mut events).await;
             live.monitor.send_replace(None);
@@ -297,19 +341,12 @@ fn supervise(node: &Arc<Node>, pod: &PodId, live: Arc<Live>, events: Events) {
                 return;
             }
             tracing::warn!(pod = pod.as_str(), "monitor lost");
-            attempt += 1;
-            match succeed(&node, &pod, &live).await {
+            match succeed_at_last(&node, &pod, &live).await {
                 Ok(next) => events = next,
                 Err(error) => {
-                    tracing::error!(
-                        pod = pod.as_str(),
-                        error = chain(&error),
-                        attempt,
-                        "no successor of the monitor"
-                    );
-                    if attempt == ATTEMPTS {
-                        return;
-                    }
+                    let error = chain(&error);
+                    tracing::error!(pod = pod.as_str(), error, "the pod sandbox has no monitor");
+                    return;
                 }
             }
         }

@@ -23,9 +23,11 @@ pub fn left(node: &Node) -> Vec<String> {
             .into_iter()
             .map(|(pid, what)| format!("process {pid} {what}")),
     );
+    // The root of a node's cgroups stays, as a directory does; nothing may be in it.
     left.extend(
         cgroups(node)
             .into_iter()
+            .filter(|path| !path.ends_with(&node.name))
             .map(|path| format!("cgroup {}", path.display())),
     );
     for kind in ["netns", "ipcns", "utsns"] {

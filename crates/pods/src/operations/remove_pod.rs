@@ -55,13 +55,12 @@ async fn remove(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
     node.table.remove_pod(&pod.id);
     node.forget(&pod.id);
     let parent = pod.made.cgroup_parent.clone();
-    let default = node.options.cgroup_parent.clone();
-    blocking(&node.pools.mounts, move || {
-        for parent in [parent, default] {
-            monitors::remove_empty_cgroup(&parent);
-        }
-    })
-    .await;
+    if parent != node.options.cgroup_parent {
+        blocking(&node.pools.mounts, move || {
+            monitors::remove_empty_cgroup(&parent)
+        })
+        .await;
+    }
     tracing::info!(pod = pod.id.as_str(), "pod sandbox removed");
     Ok(())
 }

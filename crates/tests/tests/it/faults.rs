@@ -115,7 +115,7 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
     let pods = node
         .client()
         .runtime()
-        .list_pod_sandbox(Default::default())
+        .list_pod_sandbox(cri::v1::ListPodSandboxRequest::default())
         .await?
         .into_inner()
         .items;

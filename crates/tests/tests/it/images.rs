@@ -21,7 +21,10 @@ async fn an_image_is_pulled_listed_and_removed() -> Result<()> {
     f.registry.push(
         "test/docker",
         "v2",
-        &ImageMaker::busybox().format(Format::Docker).build(),
+        &ImageMaker::busybox()
+            .env("FORMAT", "docker")
+            .format(Format::Docker)
+            .build(),
     )?;
     let docker = f.image.replace("busybox:latest", "docker:v2");
     for image in [&f.image, &docker] {

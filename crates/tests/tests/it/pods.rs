@@ -59,7 +59,7 @@ async fn a_pod_has_its_name_resolver_shm_loopback_and_sysctls() -> Result<()> {
     });
     config.linux.as_mut().unwrap().sysctls = [(
         "net.ipv4.ip_local_port_range".to_owned(),
-        "1000 2000".to_owned(),
+        "2000 3000".to_owned(),
     )]
     .into();
     let id = f.node.run_pod_config(config).await?;
@@ -77,7 +77,7 @@ async fn a_pod_has_its_name_resolver_shm_loopback_and_sysctls() -> Result<()> {
         "search x.test",
         "options ndots:5",
         "F 1\n",
-        "1000\t2000",
+        "2000\t3000",
         "65536",
     ] {
         assert!(log.contains(wanted), "{wanted:?} is not in\n{log}");

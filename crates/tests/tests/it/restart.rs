@@ -90,18 +90,28 @@ async fn a_clean_stop_leaves_the_pods_running() -> Result<()> {
     f.node.finish().await
 }
 
-/// Process of a pod's monitor.
-fn monitor(node: &Node, pod: &str) -> Pid {
-    for entry in std::fs::read_dir("/proc").unwrap() {
-        let path = entry.unwrap().path();
-        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        if line.contains("crioxide-monitor") && line.contains(pod) && line.contains(&node.name) {
-            let pid = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
-            return Pid::from_raw(pid).unwrap();
+/// Process of a pod's monitor, as soon as it is another one than `last`.
+async fn monitor(node: &Node, pod: &str, last: Option<Pid>) -> Pid {
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(5));
+    for _ in 0..4000 {
+        tick.tick().await;
+        let found = running(node, pod);
+        if let Some(pid) = found.filter(|pid| Some(*pid) != last) {
+            return pid;
         }
     }
-    panic!("pod {pod} has no monitor");
+    panic!("pod {pod} has no monitor:\n{}", node.log_tail());
+}
+
+fn running(node: &Node, pod: &str) -> Option<Pid> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.map(|entry| entry.path()).find_map(|path| {
+        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let ours =
+            line.contains("crioxide-monitor") && line.contains(pod) && line.contains(&node.name);
+        ours.then(|| Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?))?
+    })
 }
 
 /// Writes numbered lines, and then ends with a code of its own.
@@ -126,13 +136,14 @@ async fn deaths(kill_daemon: bool) -> Result<()> {
                 .await?,
         ));
     }
+    let mut last = None;
     for _ in 0..5 {
-        kill_process(monitor(&f.node, &pod), Signal::KILL)?;
+        let pid = monitor(&f.node, &pod, last).await;
+        last = Some(pid);
+        kill_process(pid, Signal::KILL)?;
         if kill_daemon {
             f.node.restart().await?;
         }
-        // A successor answers.
-        f.node.exec(&ids[0].2, &["true"]).await.ok();
     }
     for (name, code, id) in &ids {
         let status = f.node.exited(id).await?;
