@@ -3,7 +3,7 @@
 /// The polynomial, its bits in reverse.
 const ISO: u64 = 0xd800_0000_0000_0000;
 
-const TABLES: [[u64; 256]; 8] = tables();
+static TABLES: [[u64; 256]; 8] = tables();
 
 const fn tables() -> [[u64; 256]; 8] {
     let mut tables = [[0; 256]; 8];

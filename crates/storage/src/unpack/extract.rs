@@ -25,6 +25,8 @@ const IMPLIED_DIR_MODE: u32 = 0o755;
 /// `trusted.overlay.opaque` = `y`: nothing of the lower layers shows in this directory.
 const OPAQUE: (&str, &[u8]) = ("trusted.overlay.opaque", b"y");
 
+const NO_TARGET: &str = "hard link to a file that is not in this layer";
+
 /// A layer's directory being filled.
 pub(super) struct Extractor {
     root: Rc<Dir>,
@@ -207,7 +209,7 @@ impl Extractor {
             .make_link(name, &directory.dir, target)
             .map_err(|error| {
                 if error.kind() == io::ErrorKind::NotFound {
-                    entry.bad("hard link to a file that is not in this layer")
+                    entry.bad(NO_TARGET)
                 } else {
                     failed(entry, error)
                 }
@@ -221,7 +223,12 @@ impl Extractor {
         let Wanted::Entry { parent, name } = target.wanted() else {
             return Err(entry.bad("hard link to the root or a whiteout"));
         };
-        Ok((self.existing(entry, parent)?, name.to_vec()))
+        match self.existing(entry, parent) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(entry.bad(NO_TARGET))
+            }
+            directory => Ok((directory?, name.to_vec())),
+        }
     }
 
     /// Whether a hard link would replace the very file it is to link to.

@@ -1,0 +1,15 @@
+//! The store against the real kernel, GNU tar, and podman and skopeo of a Debian 13 tree.
+//!
+//! Run as root. What can't run says why on its standard error and passes.
+
+#![allow(missing_docs, reason = "tests")]
+
+mod archive;
+mod containers;
+mod extended;
+mod harness;
+mod hostile;
+mod images;
+mod peers;
+mod recovery;
+mod round_trip;
