@@ -79,7 +79,8 @@ impl<R: BufRead> GzipReader<R> {
             if input.first() != Some(&0x1f) {
                 return Err(invalid("garbage after the gzip stream"));
             }
-            self.inflate.reset(true);
+            // `reset` would expect zlib's header from there on.
+            self.inflate = Inflate::new(true, GZIP_WINDOW);
             self.in_member = true;
         }
         let (taken, made) = (self.inflate.total_in(), self.inflate.total_out());

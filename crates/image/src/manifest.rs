@@ -87,6 +87,10 @@ impl Document {
         if bytes.len() > limits::MANIFEST_BYTES {
             return Err(format!("larger than {} bytes", limits::MANIFEST_BYTES));
         }
+        // serde would take a list for a struct as well.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err("not a JSON object".to_owned());
+        }
         let raw: Raw = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if raw.schema_version == 1 || raw.fs_layers.is_some() {
             return Err(
@@ -284,7 +288,7 @@ mod tests {
                 "more than 500 layers",
             ),
             (json!({"schemaVersion": 2}), "neither"),
-            (json!([]), "invalid type"),
+            (json!([]), "not a JSON object"),
         ] {
             let error = Document::parse(value.to_string().as_bytes()).unwrap_err();
             assert!(error.contains(reason), "{reason}: {error}");

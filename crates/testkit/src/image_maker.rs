@@ -429,12 +429,12 @@ fn busybox_archive() -> &'static [u8] {
         entries.push(Entry::directory("tmp", 0o1777));
         entries.push(Entry::file("etc/passwd", 0o644, PASSWD));
         entries.push(Entry::file("etc/group", 0o644, GROUP));
-        entries.push(Entry::file("bin/busybox", 0o755, &read("/usr/bin/busybox")));
+        entries.push(Entry::file("bin/busybox", 0o755, read("/usr/bin/busybox")));
         for library in output("/usr/bin/ldd", &["/usr/bin/busybox"]).split_whitespace() {
             if library.starts_with('/') {
                 let name = library.trim_start_matches('/');
                 entries.extend(parents(name));
-                entries.push(Entry::file(name, 0o755, &read(library)));
+                entries.push(Entry::file(name, 0o755, read(library)));
             }
         }
         for applet in output("/usr/bin/busybox", &["--list"]).split_whitespace() {

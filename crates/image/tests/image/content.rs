@@ -1,0 +1,202 @@
+//! Images that are not what they say.
+
+use crioxide_image::Error;
+use serde_json::{Value, json};
+
+use crate::fake::{self, Fake, Reply};
+use crate::image_maker::{Blob, Compression, Entry, ImageMaker, MadeImage, compress, digest};
+use crate::support::Node;
+
+fn maker() -> ImageMaker {
+    ImageMaker::new()
+        .layer(&[Entry::file("a", 0o644, "a")])
+        .layer(&[Entry::file("b", 0o644, vec![b'b'; 100_000])])
+}
+
+/// Pulls an image whose blobs and manifest were changed; nothing of it may stay.
+async fn refused(made: &MadeImage, manifest: Vec<u8>, swap: Option<(String, Vec<u8>)>) -> String {
+    let served = made.clone();
+    let registry = Fake::start(move |asked| match &swap {
+        Some((path, bytes)) if asked.path.ends_with(path.as_str()) => Reply::ok(bytes.clone()),
+        _ if asked.path.contains("/manifests/") => Reply::ok(manifest.clone()),
+        _ => fake::image(&served, asked),
+    });
+    let node = Node::new(&registry.conf());
+    let error = node.pull(&registry.reference("app:1")).await.unwrap_err();
+    assert!(node.images.list().await.unwrap().is_empty());
+    assert!(node.leftovers().is_empty(), "{:?}", node.leftovers());
+    error.to_string()
+}
+
+fn manifest(made: &MadeImage, change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut manifest: Value = serde_json::from_slice(made.manifest()).unwrap();
+    change(&mut manifest);
+    manifest.to_string().into_bytes()
+}
+
+#[tokio::test]
+async fn blobs_with_another_digest_or_size_are_refused() {
+    let made = maker().build();
+    let (layer, config) = (&made.layers()[1], made.config());
+    let good = made.manifest().to_vec();
+    let other = compress(
+        &maker().build().layers()[0].bytes()[..10],
+        Compression::Gzip,
+    );
+    let mut same_size = layer.bytes().to_vec();
+    *same_size.last_mut().unwrap() ^= 1;
+    let longer = [layer.bytes(), &[0; 9]].concat();
+    let mut other_config = config.bytes().to_vec();
+    other_config.extend(b" ");
+    for (name, blob, bytes, expected) in [
+        ("another blob", layer, other, "instead of"),
+        ("a flipped bit", layer, same_size, "DigestMismatch"),
+        ("more bytes", layer, longer, "more"),
+        (
+            "another configuration",
+            config,
+            other_config,
+            "DigestMismatch",
+        ),
+    ] {
+        let text = refused(&made, good.clone(), Some((blob.digest().to_owned(), bytes))).await;
+        assert!(text.contains(expected), "{name}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn manifests_that_lie_are_refused() {
+    let made = maker().build();
+    let fewer = manifest(&made, |manifest| {
+        manifest["layers"].as_array_mut().unwrap().pop();
+    });
+    let both = manifest(&made, |manifest| manifest["manifests"] = json!([]));
+    let climbing = manifest(&made, |manifest| {
+        manifest["layers"][0]["digest"] = json!("sha256:../../../../etc/passwd");
+    });
+    let swapped = manifest(&made, |manifest| {
+        manifest["layers"].as_array_mut().unwrap().reverse()
+    });
+    let schema1 = json!({"schemaVersion": 1, "fsLayers": []})
+        .to_string()
+        .into_bytes();
+    let artifact = manifest(&made, |manifest| {
+        manifest["config"]["mediaType"] = json!("x/helm")
+    });
+    let nested = json!({"schemaVersion": 2, "manifests": [{"digest": digest(b"x"), "size": 1}]});
+    let huge = format!("{{\"schemaVersion\":2,\"x\":\"{}\"}}", "x".repeat(5 << 20)).into_bytes();
+    for (name, manifest, expected) in [
+        (
+            "fewer layers than diff IDs",
+            fewer,
+            "1 layers, but 2 diff IDs",
+        ),
+        ("index and image", both, "image and index at once"),
+        ("a digest that climbs", climbing, "digest"),
+        ("layers in another order", swapped, "diff ID"),
+        ("schema 1", schema1, "schema 1 is not supported"),
+        ("an artifact", artifact, "not an image but an artifact"),
+        (
+            "an index of itself",
+            nested.to_string().into_bytes(),
+            "DigestMismatch",
+        ),
+        ("five megabytes", huge, "more than 4194304 bytes"),
+        ("no JSON", b"<html>".to_vec(), "not a JSON object"),
+    ] {
+        let text = refused(&made, manifest, None).await;
+        assert!(text.contains(expected), "{name}: {text}");
+    }
+}
+
+/// An image whose only layer is this blob, with this uncompressed content promised.
+fn with_layer(blob: &Blob, diff_id: &str) -> (MadeImage, Vec<u8>, Vec<u8>) {
+    let made = ImageMaker::new().build();
+    let config = json!({"os": "linux", "architecture": "amd64", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]}});
+    let config = config.to_string().into_bytes();
+    let manifest = manifest(&made, |manifest| {
+        manifest["config"]["digest"] = json!(digest(&config));
+        manifest["config"]["size"] = json!(config.len());
+        manifest["layers"] = json!([{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "digest": blob.digest(), "size": blob.bytes().len()}]);
+    });
+    (made, manifest, config)
+}
+
+#[tokio::test]
+async fn layers_that_are_damaged_in_themselves_are_refused() {
+    let tar = crate::image_maker::archive(&[Entry::file("a", 0o644, vec![b'a'; 100_000])]);
+    let gzip = compress(&tar, Compression::Gzip);
+    let zstd = compress(&tar, Compression::Zstd);
+    let climbing =
+        crate::image_maker::archive(&[Entry::file("../../../../../etc/evil", 0o644, "x")]);
+    for (name, bytes, diff_id) in [
+        (
+            "garbage after gzip",
+            [&gzip[..], b"garbage"].concat(),
+            digest(&tar),
+        ),
+        (
+            "garbage after zstd",
+            [&zstd[..], b"garbage"].concat(),
+            digest(&tar),
+        ),
+        ("cut gzip", gzip[..gzip.len() / 2].to_vec(), digest(&tar)),
+        ("cut zstd", zstd[..zstd.len() / 2].to_vec(), digest(&tar)),
+        (
+            "cut tar",
+            compress(&tar[..tar.len() / 2], Compression::Gzip),
+            digest(&tar[..tar.len() / 2]),
+        ),
+        ("no tar", vec![b'x'; 5000], digest(&vec![b'x'; 5000])),
+        ("xz", b"\xfd7zXZ\0whatever".to_vec(), digest(b"")),
+        ("another diff ID", gzip.clone(), digest(b"other")),
+    ] {
+        let blob = Blob::new(bytes);
+        let (made, manifest, config) = with_layer(&blob, &diff_id);
+        let (layer, bytes) = (blob.digest().to_owned(), blob.bytes().to_vec());
+        let config_path = digest(&config);
+        let registry = Fake::start(move |asked| match asked.path.as_str() {
+            path if path.contains("/manifests/") => Reply::ok(manifest.clone()),
+            path if path.ends_with(&config_path) => Reply::ok(config.clone()),
+            path if path.ends_with(&layer) => Reply::ok(bytes.clone()),
+            _ => fake::image(&made, asked),
+        });
+        let node = Node::new(&registry.conf());
+        let error = node.pull(&registry.reference("app:1")).await.unwrap_err();
+        assert!(matches!(*error, Error::BadLayer { .. }), "{name}: {error}");
+        assert!(node.leftovers().is_empty(), "{name}");
+        assert!(node.images.list().await.unwrap().is_empty());
+    }
+    // What climbs stays beneath the layer or is refused; it never arrives.
+    let blob = Blob::new(compress(&climbing, Compression::Gzip));
+    let (made, manifest, config) = with_layer(&blob, &digest(&climbing));
+    let config_path = digest(&config);
+    let registry = Fake::start(move |asked| match asked.path.as_str() {
+        path if path.contains("/manifests/") => Reply::ok(manifest.clone()),
+        path if path.ends_with(&config_path) => Reply::ok(config.clone()),
+        path if path.ends_with(blob.digest()) => Reply::ok(blob.bytes()),
+        _ => fake::image(&made, asked),
+    });
+    let node = Node::new(&registry.conf());
+    let outcome = node.pull(&registry.reference("app:1")).await;
+    assert!(!std::fs::exists("/etc/evil").unwrap(), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_bomb_is_defused() {
+    let zeros = vec![0; 8 << 20];
+    let made = ImageMaker::new()
+        .layer(&[Entry::file("zeros", 0o644, zeros)])
+        .build();
+    assert!(made.layers()[0].bytes().len() < 100_000);
+    let served = made.clone();
+    let registry = Fake::start(move |asked| fake::image(&served, asked));
+    let node = Node::with(&registry.conf(), |options| {
+        options.unpack_limits.bytes = 1 << 20
+    });
+    let error = node.pull(&registry.reference("app:1")).await.unwrap_err();
+    assert!(matches!(*error, Error::BadLayer { .. }), "{error}");
+    assert!(node.leftovers().is_empty());
+}

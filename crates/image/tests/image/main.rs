@@ -1,0 +1,30 @@
+//! Pulling from a real registry into a real store, and from servers that cut, lie and hang.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+// Included, not depended on: the crate that they are in depends on this one.
+#[allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "other tests use the rest"
+)]
+#[path = "../../../testkit/src/image_maker.rs"]
+mod image_maker;
+#[allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "other tests use the rest"
+)]
+#[path = "../../../testkit/src/registry.rs"]
+mod registry;
+
+mod authentication;
+mod content;
+mod fake;
+mod network;
+mod pulling;
+mod removing;
+mod sharing;
+mod sources;
+mod support;

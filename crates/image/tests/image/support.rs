@@ -1,0 +1,108 @@
+//! A store and files of its own for a test.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crioxide_image::{Credentials, Error, ImageId, Images, Options, PullRequest};
+use serde_json::json;
+use storage::Store;
+
+/// Private directories, a store in them, and images over it.
+pub(crate) struct Node {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+    pub(crate) images: Images,
+}
+
+impl Node {
+    /// With this `registries.conf` and a policy that accepts everything.
+    pub(crate) fn new(registries: &str) -> Self {
+        Self::with(registries, |_| {})
+    }
+
+    /// The same with other options.
+    pub(crate) fn with(registries: &str, change: impl FnOnce(&mut Options)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("registries.conf"), registries).unwrap();
+        let policy = json!({"default": [{"type": "insecureAcceptAnything"}]});
+        std::fs::write(path("policy.json"), policy.to_string()).unwrap();
+        let mut options = Options {
+            registries_conf: path("registries.conf"),
+            registries_conf_dir: path("registries.conf.d"),
+            certs_dirs: vec![path("certs.d")],
+            policy: path("policy.json"),
+            auth_files: vec![path("auth.json")],
+            user_agent: "crioxide-test/1".to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            header_timeout: Duration::from_secs(5),
+            pull_progress_timeout: Duration::from_secs(5),
+            retry_wait: Duration::from_secs(1),
+            ..Options::default()
+        };
+        change(&mut options);
+        let store = Store::open(storage::Options {
+            root: path("root"),
+            run_root: path("run"),
+            mount_options: Vec::new(),
+            lock_timeout: Duration::from_secs(10),
+        })
+        .unwrap();
+        let images = Images::new(options.clone(), store.clone());
+        Self {
+            dir,
+            options,
+            store,
+            images,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) async fn pull(&self, reference: &str) -> Result<ImageId, Arc<Error>> {
+        self.pull_with(reference, None).await
+    }
+
+    pub(crate) async fn pull_with(
+        &self,
+        reference: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<ImageId, Arc<Error>> {
+        let request = PullRequest {
+            reference: reference.to_owned(),
+            credentials,
+            namespace: String::new(),
+        };
+        self.images.pull(request).await
+    }
+
+    /// Entries of the store's directories for what is not finished; a failed pull leaves none.
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for name in [
+            "root/overlay/staging",
+            "root/overlay/tempdirs",
+            "root/overlay-layers/tmp",
+        ] {
+            let entries = std::fs::read_dir(self.path(name))
+                .into_iter()
+                .flatten()
+                .flatten();
+            for entry in entries.map(|entry| entry.path()) {
+                // Lock files stay; directories with content are what counts.
+                if entry.is_dir() && std::fs::read_dir(&entry).unwrap().next().is_some() {
+                    found.push(entry);
+                }
+            }
+        }
+        found
+    }
+}
+
+pub(crate) fn basic(username: &str, password: &str) -> Option<Credentials> {
+    Credentials::from_request(username, password, "", "", "").unwrap()
+}
