@@ -273,7 +273,9 @@ pub fn loopback_up() -> io::Result<()> {
 }
 
 /// Runs `work` in a child that ends with it, and gives its pid to `meanwhile`; for programs with
-/// a single thread, where a fork is a whole copy. Returns what `meanwhile` returns once the child
+/// a single thread, where a fork is a whole copy. `work` must end by itself once `meanwhile` has
+/// returned, also with an error (it waits for pipes of `meanwhile`'s, which are closed then): it is
+/// not killed, for it may be saying just now why it failed. Returns what `meanwhile` returns once the child
 /// has ended well.
 ///
 /// # Errors
@@ -305,9 +307,6 @@ pub fn in_child<T>(
         return Err(io::Error::last_os_error());
     };
     let result = meanwhile(child);
-    if result.is_err() {
-        let _ended = rustix::process::kill_process(child, rustix::process::Signal::KILL);
-    }
     let status = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
     let well = status.is_some_and(|(_, status)| status.exit_status() == Some(0));
     let value = result?;

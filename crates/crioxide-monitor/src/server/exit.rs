@@ -10,7 +10,7 @@ use sys::cgroup::Cgroup;
 use sys::spawn::Status;
 
 use super::Server;
-use crate::container::{Container, Exiting, Phase, raw};
+use crate::container::{Container, Deletion, Exiting, Phase, raw};
 use crate::limits;
 use crate::log::{self, Command};
 use crate::record;
@@ -97,7 +97,9 @@ impl Server {
         container.phase = Phase::Exited(exit.clone());
         container.terminal = None;
         container.stdin = None;
-        let (id, auto_delete) = (container.id().clone(), container.create.auto_delete);
+        // A deletion that was asked for, and that killed it, is not begun again: its askers wait.
+        let auto_delete = container.create.auto_delete && container.deletion == Deletion::Not;
+        let id = container.id().clone();
         let persist_dir = container.create.persist_dir.clone();
         let heard = self
             .connections

@@ -336,3 +336,51 @@ async fn what_the_kernel_killed_without_a_monitor_is_told_as_oom() {
     assert!(exit(&mut pod, &create, &mut children).await.oom_killed);
     pod.finish().await;
 }
+
+#[tokio::test]
+async fn a_status_that_nobody_can_tell_is_137_with_its_reason() {
+    let _alone = ALONE.lock().await;
+    let mut pod = Pod::start().await;
+    let mut create = pod.container("lost", "read x; exit 3");
+    create.stdin = true;
+    let created = pod.run(&create).await;
+    let attach = monitor_client::AttachTo {
+        stdin: true,
+        ..Default::default()
+    };
+    let stdin = within("attach", pod.monitor.attach(&create.id, attach))
+        .await
+        .unwrap()
+        .unwrap();
+    pod.kill_monitor().await;
+    rustix::io::write(&stdin, b"go\n").unwrap();
+    let ended = || sys::pidfd::wait_ended(created.pidfd.as_fd(), Some(Duration::ZERO)).unwrap();
+    crate::harness::until("the end", ended).await;
+    // Reaped, told to nobody, and no descriptor from before: all three sources are gone.
+    assert!(!sys::reap::orphans().unwrap().is_empty());
+    pod.restart_monitor().await;
+    let adopt = Adopt {
+        create: create.clone(),
+        pid: created.pid,
+        start_time: created.start_time,
+        started: true,
+        pidfd: false,
+        terminal: false,
+        stdin: false,
+    };
+    let descriptors = AdoptedDescriptors::default();
+    within("adopt", pod.monitor.adopt(adopt, descriptors))
+        .await
+        .unwrap();
+    let exit = pod.exit(&create.id).await;
+    assert_eq!(
+        (exit.code, exit.signal, exit.reason.as_str()),
+        (137, 9, "monitor lost")
+    );
+    let record = fs::read_to_string(pod.path("exits").join(create.id.as_str())).unwrap();
+    assert!(
+        record.starts_with("137\n") && record.contains("reason=monitor lost\n"),
+        "{record:?}"
+    );
+    pod.finish().await;
+}
