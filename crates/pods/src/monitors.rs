@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use monitor_client::{Adopt, AdoptedDescriptors, Create, Event, Events, Id, Monitor, SpawnOptions};
 use sys::spawn::Status;
 use tokio::sync::{RwLock, oneshot, watch};
@@ -408,11 +409,31 @@ pub(crate) async fn end(node: &Node, pod: &PodId) -> Result<(), Error> {
             .map(|(monitor, _)| monitor),
     };
     if let Some(monitor) = monitor {
+        delete_all(pod, &monitor).await;
         // One that has a container left is killed with its cgroup.
         monitor.quit().await.ok();
     }
     let cgroup = cgroup(node, pod);
     blocking(&node.pools.mounts, move || remove(&cgroup, &dir)).await
+}
+
+/// Has the runtime forget all containers of a monitor, or waits until it has: what it is just doing
+/// would end with the monitor's cgroup.
+async fn delete_all(pod: &PodId, monitor: &Monitor) {
+    // A monitor that is lost has none that can be asked for.
+    let containers = monitor.list().await.unwrap_or_default();
+    let deletions = containers.iter().map(|info| monitor.delete(&info.id, true));
+    for error in join_all(deletions)
+        .await
+        .into_iter()
+        .filter_map(Result::err)
+    {
+        tracing::warn!(
+            pod = pod.as_str(),
+            error = chain(&error),
+            "runtime keeps a container"
+        );
+    }
 }
 
 fn remove(cgroup: &str, dir: &std::path::Path) -> Result<(), Error> {

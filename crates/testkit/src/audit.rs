@@ -36,7 +36,7 @@ pub fn left(node: &Node) -> Vec<String> {
                 .map(|path| format!("pin {}", path.display())),
         );
     }
-    for dir in ["crio/monitors", "crio/operations", "exits"] {
+    for dir in ["crio/monitors", "crio/operations", "exits", "runtime"] {
         left.extend(files(&node.run_dir.join(dir)).map(|path| format!("file {}", path.display())));
     }
     left.extend(

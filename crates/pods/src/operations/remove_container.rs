@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stage::fault;
+use super::stage::step;
 use super::{Key, Outcome, create_container, stop_container};
 use crate::node::{Node, blocking};
 use crate::state::container::Container;
@@ -11,7 +11,7 @@ use crate::{Error, exits, monitors};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "remove-container";
-/// The steps, in order, with a fault point before and after each.
+/// The steps, in order.
 pub(crate) const STEPS: &[&str] = &["stop", "runtime", "mount", "record"];
 
 /// Removes a container, by force if it runs; fine if there is none.
@@ -38,11 +38,29 @@ pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
 /// Removes a container, each step of which may be repeated.
 pub(crate) async fn remove(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
     let id = &container.id;
-    fault(OPERATION, "stop", "before")?;
-    stop_container::stop(node, container, Duration::ZERO).await?;
-    fault(OPERATION, "runtime", "before")?;
+    step(
+        OPERATION,
+        "stop",
+        stop_container::stop(node, container, Duration::ZERO),
+    )
+    .await?;
+    step(OPERATION, "runtime", forget(node, container)).await?;
+    step(OPERATION, "mount", create_container::unmount(node, id)).await?;
+    step(OPERATION, "record", async {
+        exits::forget(node, id).await?;
+        node.delete_record(id.as_str()).await
+    })
+    .await?;
+    node.live(&container.pod).drop_kept(id);
+    node.table.remove_container(id);
+    tracing::info!(container = id.as_str(), "container removed");
+    Ok(())
+}
+
+/// Has the runtime and the monitor forget a container, and removes its cgroup.
+async fn forget(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
     if let Some(monitor) = node.live(&container.pod).monitor_now() {
-        let wire = monitors::wire_id(id.as_str())?;
+        let wire = monitors::wire_id(container.id.as_str())?;
         let failed = |error| create_container::runtime_error("container delete failed", error);
         monitor
             .delete(&wire, true)
@@ -56,17 +74,7 @@ pub(crate) async fn remove(node: &Arc<Node>, container: &Container) -> Result<()
             .map_err(failed)?;
     }
     let cgroup = container.made.cgroup.clone();
-    blocking(&node.pools.mounts, move || monitors::remove_cgroup(&cgroup)).await?;
-    fault(OPERATION, "mount", "before")?;
-    create_container::unmount(node, id).await?;
-    fault(OPERATION, "record", "before")?;
-    exits::forget(node, id).await?;
-    node.delete_record(id.as_str()).await?;
-    fault(OPERATION, "record", "after")?;
-    node.live(&container.pod).drop_kept(id);
-    node.table.remove_container(id);
-    tracing::info!(container = id.as_str(), "container removed");
-    Ok(())
+    blocking(&node.pools.mounts, move || monitors::remove_cgroup(&cgroup)).await
 }
 
 fn unknown_is_fine(error: monitor_client::Error) -> Result<(), monitor_client::Error> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::stage::fault;
+use super::stage::step;
 use super::{Key, Outcome, remove_container, stop_pod};
 use crate::node::{Node, blocking};
 use crate::state::pod::Pod;
@@ -13,7 +13,7 @@ use crate::{Error, monitors};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "remove-pod-sandbox";
-/// The steps, in order, with a fault point before each and one after the last.
+/// The steps, in order.
 pub(crate) const STEPS: &[&str] = &["stop", "containers", "record"];
 
 /// Removes a pod, by force if it runs; fine if there is none.
@@ -38,20 +38,9 @@ pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
 }
 
 async fn remove(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
-    fault(OPERATION, "stop", "before")?;
-    stop_pod::stop(node, pod, Duration::ZERO).await?;
-    fault(OPERATION, "containers", "before")?;
-    let snapshot = node.table.load();
-    let removals = snapshot
-        .containers_of(&pod.id)
-        .map(|container| remove_container::remove(node, container));
-    join_all(removals)
-        .await
-        .into_iter()
-        .collect::<Result<(), _>>()?;
-    fault(OPERATION, "record", "before")?;
-    node.delete_record(pod.id.as_str()).await?;
-    fault(OPERATION, "record", "after")?;
+    step(OPERATION, "stop", stop_pod::stop(node, pod, Duration::ZERO)).await?;
+    step(OPERATION, "containers", remove_containers(node, pod)).await?;
+    step(OPERATION, "record", node.delete_record(pod.id.as_str())).await?;
     node.table.remove_pod(&pod.id);
     node.forget(&pod.id);
     let parent = pod.made.cgroup_parent.clone();
@@ -63,4 +52,11 @@ async fn remove(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
     }
     tracing::info!(pod = pod.id.as_str(), "pod sandbox removed");
     Ok(())
+}
+
+async fn remove_containers(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
+    let snapshot = node.table.load();
+    let containers = snapshot.containers_of(&pod.id);
+    let removals = containers.map(|container| remove_container::remove(node, container));
+    join_all(removals).await.into_iter().collect()
 }

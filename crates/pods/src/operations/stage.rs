@@ -74,6 +74,19 @@ async fn act<C>(operation: &str, stage: &Stage<C>, context: &C) -> Result<(), Er
     fault(operation, stage.name, "after")
 }
 
+/// A step of an operation that only goes forward: each may be repeated, and the record of what it is
+/// about goes last.
+pub(crate) async fn step<T>(
+    operation: &str,
+    name: &str,
+    doing: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    fault(operation, name, "before")?;
+    let done = doing.await?;
+    fault(operation, name, "after")?;
+    Ok(done)
+}
+
 /// Passes a fault point of a stage.
 pub(crate) fn fault(operation: &str, stage: &str, when: &str) -> Result<(), Error> {
     let name = format!("{operation}.{stage}.{when}");

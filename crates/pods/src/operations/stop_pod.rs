@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::stage::fault;
+use super::stage::step;
 use super::{Key, Outcome, chain, stop_container};
 use crate::node::{Node, blocking};
 use crate::state::pod::Pod;
@@ -13,7 +13,7 @@ use crate::{Error, files, monitors, namespaces, networking, records};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "stop-pod-sandbox";
-/// The steps, in order, with a fault point before each and one after the last.
+/// The steps, in order.
 pub(crate) const STEPS: &[&str] = &[
     "network",
     "containers",
@@ -49,30 +49,35 @@ pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
 /// Stops a pod, each step of which may be repeated. A network that can't be detached does not keep
 /// the containers running: it is told at the end, and the repeat tries again.
 pub(crate) async fn stop(node: &Arc<Node>, pod: &Pod, grace: Duration) -> Result<(), Error> {
-    fault(OPERATION, "network", "before")?;
-    let detached = networking::detach(node, &pod.id).await;
+    let detached = step(OPERATION, "network", networking::detach(node, &pod.id)).await;
     if let Err(error) = &detached {
+        let error = chain(error);
         tracing::error!(
             pod = pod.id.as_str(),
-            error = chain(error),
+            error,
             "pod not detached from its network"
         );
     }
-    fault(OPERATION, "containers", "before")?;
-    stop_containers(node, pod, grace).await?;
     let live = node.live(&pod.id);
+    step(OPERATION, "containers", stop_containers(node, pod, grace)).await?;
     // What is being created in the pod ends first, and is stopped too.
     let gate = live.gate.write().await;
     stop_containers(node, pod, Duration::ZERO).await?;
-    fault(OPERATION, "monitor", "before")?;
-    monitors::end(node, &pod.id).await?;
+    step(OPERATION, "monitor", monitors::end(node, &pod.id)).await?;
     drop(gate);
-    fault(OPERATION, "namespaces", "before")?;
     detached?;
-    namespaces::unpin(node, &pod.id).await?;
-    fault(OPERATION, "files", "before")?;
-    files::unmount(node, pod.made.files.join(files::SHM)).await?;
-    fault(OPERATION, "state", "before")?;
+    step(OPERATION, "namespaces", namespaces::unpin(node, &pod.id)).await?;
+    step(
+        OPERATION,
+        "files",
+        files::unmount(node, pod.made.files.join(files::SHM)),
+    )
+    .await?;
+    step(OPERATION, "state", not_ready(node, pod)).await
+}
+
+/// The pod is not ready: on disk, then for everybody.
+async fn not_ready(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
     let Ok(current) = node.table.load().pod(pod.id.as_str()) else {
         return Ok(());
     };
@@ -85,12 +90,9 @@ pub(crate) async fn stop(node: &Arc<Node>, pod: &Pod, grace: Duration) -> Result
     };
     if let Some(dirs) = node.dirs(pod.id.as_str()).await? {
         let record = stopped.clone();
-        blocking(&node.pools.files, move || {
-            records::write_pod_state(&record, &dirs)
-        })
-        .await?;
+        let write = move || records::write_pod_state(&record, &dirs);
+        blocking(&node.pools.files, write).await?;
     }
-    fault(OPERATION, "state", "after")?;
     node.table.put_pod(stopped);
     tracing::info!(pod = pod.id.as_str(), "pod sandbox stopped");
     Ok(())

@@ -70,7 +70,11 @@ async fn every_stage_may_fail_or_be_the_last() -> Result<()> {
 
 /// Brings a pod as far as the operation needs, meets the fault, repeats, and takes the pod away.
 async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
-    let config = || container("c", image, &["sleep", "1000"]);
+    let config = || cri::v1::ContainerConfig {
+        // An init that ignores SIGTERM would cost the whole grace period each time.
+        stop_signal: cri::v1::Signal::Sigkill as i32,
+        ..container("c", image, &["sleep", "1000"])
+    };
     let order = [
         "run-pod-sandbox",
         "create-container",
