@@ -275,11 +275,16 @@ fn config(pod: &str, id: &str, script: &str) -> Value {
     })
 }
 
-/// A root file system with Debian's busybox, made once.
+/// A root file system with Debian's busybox, made once and kept in cargo's directory for tests: a
+/// static is never dropped, and would leave one behind in each run.
 fn rootfs() -> &'static Path {
-    static ROOTFS: OnceLock<TempDir> = OnceLock::new();
-    let dir = ROOTFS.get_or_init(|| {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    static ROOTFS: OnceLock<PathBuf> = OnceLock::new();
+    ROOTFS.get_or_init(|| {
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("monitor-rootfs");
+        if kept.is_dir() {
+            return kept;
+        }
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let root = dir.path();
         fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["bin", "proc", "dev", "tmp", "etc", "sys"] {
@@ -305,9 +310,12 @@ fn rootfs() -> &'static Path {
             fs::create_dir_all(target.parent().unwrap()).unwrap();
             fs::copy(library, target).unwrap();
         }
-        dir
-    });
-    dir.path()
+        // Another run may have made it meanwhile: then ours goes with `dir`.
+        if rustix::fs::rename(root, &kept).is_ok() {
+            let _kept = dir.keep();
+        }
+        kept
+    })
 }
 
 pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {

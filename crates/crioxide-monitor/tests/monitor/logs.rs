@@ -163,8 +163,9 @@ async fn a_full_disk_holds_the_container_back_and_loses_nothing() {
         .enumerate()
         .find(|(i, line)| **line != format!("line {i}"));
     assert_eq!((wrong, found.len()), (None, 20000));
-    pod.finish().await;
+    // Before the directory that it is in.
     drop(mounted);
+    pod.finish().await;
 }
 
 /// By hand: `cargo test … -- --ignored --nocapture throughput`. Only prints.
