@@ -150,6 +150,7 @@ impl Puller {
             big_data: fetched.big_data(),
             metadata: "{}".to_owned(),
         };
+        fault("image.pull.layers")?;
         let store = self.store.clone();
         let recorded = self.files.run(move || store.put_image(image)).await?;
         Ok(recorded.id.clone())
@@ -250,6 +251,16 @@ fn sources_failed(mut failed: Vec<(String, Error)>) -> Error {
                 .collect(),
         },
     }
+}
+
+/// A place where a test build can be made to fail or die.
+fn fault(point: &str) -> Result<()> {
+    let failed = |source| storage::Error::Io {
+        doing: "pull",
+        path: point.into(),
+        source,
+    };
+    Ok(sys::fault::point(point).map_err(failed)?)
 }
 
 /// Checks bytes against the digest that they were asked by.

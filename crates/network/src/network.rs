@@ -163,10 +163,13 @@ impl Network {
             capability_args: pod.capability_args(),
         };
         self.cache.write(&network, &target, None)?;
-        let added = add_chain(runner, &network, &target).and_then(|result| {
-            self.cache.write(&network, &target, Some(&result))?;
-            Ok(result)
-        });
+        let added = fault("network.add.intent", &target)
+            .and_then(|()| add_chain(runner, &network, &target))
+            .and_then(|result| {
+                fault("network.add.plugins", &target)?;
+                self.cache.write(&network, &target, Some(&result))?;
+                Ok(result)
+            });
         let entry = |result| Entry {
             network: network.name.clone(),
             target: target.clone(),
@@ -401,6 +404,11 @@ fn del_chain(
         outcome = outcome.and(done.map(drop));
     }
     outcome
+}
+
+/// A place where a test build can be made to fail or die.
+fn fault(point: &str, target: &Target) -> Result<()> {
+    sys::fault::point(point).map_err(|error| Error::io("attach", &target.container_id, error))
 }
 
 /// Whether the path is a pinned namespace: after a reboot it may be a plain file, or nothing.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, UnpackLimits};
 use tokio::task::JoinHandle;
 
-use super::{Puller, download};
+use super::{Puller, download, fault};
 use crate::blob::{self, PieceReader};
 use crate::client::Session;
 use crate::decompress;
@@ -51,6 +51,7 @@ impl Puller {
                 compressed_size: Some(descriptor.size),
                 compression,
             };
+            fault("image.pull.unpacked")?;
             let store = self.store.clone();
             let committed = self
                 .files

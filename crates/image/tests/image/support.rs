@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crioxide_image::{Credentials, Error, ImageId, Images, Options, PullRequest};
 use serde_json::json;
@@ -81,7 +81,19 @@ impl Node {
     }
 
     /// Entries of the store's directories for what is not finished; a failed pull leaves none.
+    /// The threads that it cut off may still be removing theirs: they get two seconds.
     pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let end = Instant::now() + Duration::from_secs(2);
+        loop {
+            let found = self.unfinished();
+            if found.is_empty() || Instant::now() > end {
+                return found;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn unfinished(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for name in [
             "root/overlay/staging",
