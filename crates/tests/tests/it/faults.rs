@@ -38,7 +38,7 @@ fn sample() -> Vec<Fault> {
     if std::env::var_os("CRIOXIDE_ALL_FAULTS").is_some() {
         return all;
     }
-    const ONE_IN: u64 = 8;
+    const ONE_IN: u64 = 3;
     let day = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()
