@@ -1,5 +1,6 @@
 //! What tests and the demo share: a CRI client, nodes in private places, the leak audit, a real
 //! registry and images for it. For testing only: nothing here is promised to stay.
+#![allow(clippy::large_futures, reason = "a client of tests holds few of them")]
 
 pub mod audit;
 pub mod client;

@@ -83,7 +83,7 @@ async fn run(arguments: Arguments) -> Result<()> {
             let client = Client::connect(&arguments.socket).await?;
             println!("{}", client.inspect(&path).await?);
         }
-        Command::Demo { image, keep } => demo::run(image, keep).await?,
+        Command::Demo { image, keep } => Box::pin(demo::run(image, keep)).await?,
     }
     Ok(())
 }

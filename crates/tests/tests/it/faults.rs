@@ -46,7 +46,7 @@ fn sample() -> Vec<Fault> {
         / 86400;
     all.into_iter()
         .zip(0u64..)
-        .filter(|(_, number)| (number + day) % ONE_IN == 0)
+        .filter(|(_, number)| (number + day).is_multiple_of(ONE_IN))
         .map(|(fault, _)| fault)
         .collect()
 }

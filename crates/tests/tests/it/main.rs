@@ -1,5 +1,11 @@
 //! Tests of the whole: real daemon, registry, CNI plugins, OCI runtime and kernel, in private
 //! places. After each the leak audit runs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_futures,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and its futures and files are few"
+)]
 
 mod bad_input;
 mod containers;
