@@ -57,7 +57,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         log_dir: settings.path("crio", "log_dir"),
         pinns: path("pinns_path").map_or_else(|| programs::find("pinns"), Ok)?,
         monitor: programs::find("crioxide-monitor")?,
-        pause: None,
+        pause: programs::find("pause").ok(),
         cgroup_parent: argument(matches, "cgroup-root").to_owned(),
         default_capabilities: capabilities(settings)?,
         inheritable_capabilities: settings.bool(section, "add_inheritable_capabilities"),

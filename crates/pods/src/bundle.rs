@@ -410,3 +410,12 @@ pub(crate) fn pod_config(pod: &Pod) -> oci::Spec {
         ..oci::Spec::default()
     }
 }
+
+/// Annotations of the process that holds a pod's shared process namespace.
+pub(crate) fn infra_annotations(pod: &crate::PodId) -> Annotations {
+    let mut all = Annotations::new();
+    put(&mut all, name::CONTAINER_TYPE, "sandbox");
+    put(&mut all, name::CONTAINER_ID, pod.as_str());
+    put(&mut all, name::SANDBOX_ID, pod.as_str());
+    all
+}

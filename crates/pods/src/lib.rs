@@ -14,6 +14,7 @@ mod exits;
 mod files;
 mod host;
 mod ids;
+mod infra;
 mod monitors;
 mod namespaces;
 mod networking;

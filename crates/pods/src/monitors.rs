@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use monitor_client::{Adopt, AdoptedDescriptors, Create, Event, Events, Id, Monitor, SpawnOptions};
+use monitor_client::{
+    Adopt, AdoptedDescriptors, Create, Event, Events, HeldOutput, Id, Monitor, SpawnOptions,
+};
 use sys::spawn::Status;
 use tokio::sync::{RwLock, oneshot, watch};
 
@@ -22,7 +24,7 @@ use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::records::Dirs;
 use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, PodId, exits};
+use crate::{ContainerId, Error, PodId, exits, infra};
 
 /// How long a monitor may take to be ready.
 const READY: Duration = Duration::from_secs(30);
@@ -63,6 +65,8 @@ pub(crate) struct Kept {
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) stdin: Option<OwnedFd>,
+    /// Its output's pipes: what nobody has read is gone once nobody has them open.
+    pub(crate) output: HeldOutput,
 }
 
 impl Live {
@@ -172,8 +176,31 @@ async fn take_over(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events,
     let connected = Monitor::connect(&dir(node, pod)).await;
     let (monitor, events) = connected.map_err(|error| Error::Monitor(chain(&error)))?;
     catch_up(node, pod, &monitor).await?;
+    hold(node, pod, live, &monitor)?;
     live.monitor.send_replace(Some(monitor));
     Ok(events)
+}
+
+/// Keeps what a successor of the monitor will need, of containers that an earlier daemon made.
+fn hold(node: &Node, pod: &PodId, live: &Live, monitor: &Monitor) -> Result<(), Error> {
+    for container in node.table.load().containers_of(pod) {
+        let Some(init) = container.phase.init() else {
+            continue;
+        };
+        let pid = rustix::process::Pid::from_raw(init.pid);
+        // One that has ended meanwhile needs nothing: its end is about to be told.
+        let pidfd = pid.and_then(|pid| sys::pidfd::open_checked(pid, init.start_time).ok());
+        let output = monitor.hold_output(&wire_id(container.id.as_str())?);
+        live.keep(
+            &container.id,
+            Kept {
+                pidfd,
+                output,
+                ..Kept::default()
+            },
+        );
+    }
+    Ok(())
 }
 
 /// Starts successors until one lives long enough to take the pod over.
@@ -230,6 +257,7 @@ async fn catch_up(node: &Arc<Node>, pod: &PodId, monitor: &Monitor) -> Result<()
 /// Starts a successor and has it adopt the pod's containers.
 async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, Error> {
     let (monitor, events) = spawn(node, pod).await?;
+    adopt_infra(node, pod, &monitor).await?;
     for container in node.table.load().containers_of(pod) {
         if matches!(container.phase, Phase::Exited { .. }) {
             continue;
@@ -252,6 +280,29 @@ async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, E
     );
     live.monitor.send_replace(Some(monitor));
     Ok(events)
+}
+
+/// Gives the process of a shared process namespace to a successor.
+async fn adopt_infra(node: &Node, pod: &PodId, monitor: &Monitor) -> Result<(), Error> {
+    let Ok(pod) = node.table.load().pod(pod.as_str()) else {
+        return Ok(());
+    };
+    let Some(init) = pod.made.infra else {
+        return Ok(());
+    };
+    let adopt = Adopt {
+        create: infra::message(node, &pod.id, &pod.made.handler, &pod.made.files)?,
+        pid: u32::try_from(init.pid).unwrap_or(0),
+        start_time: init.start_time,
+        started: true,
+        pidfd: false,
+        terminal: false,
+        stdin: false,
+    };
+    let adopted = monitor.adopt(adopt, AdoptedDescriptors::default()).await;
+    adopted
+        .map(drop)
+        .map_err(|error| Error::Monitor(chain(&error)))
 }
 
 /// Why a successor did not take a container over.
@@ -287,7 +338,10 @@ async fn adopt(
         stdin: false,
     };
     // Taken out for the call, so that no lock is held over it.
-    let kept = lock(&live.kept).remove(&container.id).unwrap_or_default();
+    let mut kept = lock(&live.kept).remove(&container.id).unwrap_or_default();
+    if kept.output.pipes() == 0 {
+        kept.output = monitor.hold_output(&adopt.create.id);
+    }
     let descriptors = AdoptedDescriptors {
         pidfd: kept.pidfd.as_ref().map(|fd| fd.as_fd()),
         terminal: kept.terminal.as_ref().map(|fd| fd.as_fd()),
@@ -300,6 +354,11 @@ async fn adopt(
         Err(monitor_client::Error::Lost) => Err(Adoption::MonitorLost),
         Err(error) => Err(Adoption::Failed(Error::Monitor(chain(&error)))),
     }
+}
+
+/// The environment of a runtime.
+pub(crate) fn environment() -> Vec<String> {
+    vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]
 }
 
 /// What the monitor needs to make a container, or to take it over.
@@ -317,7 +376,7 @@ pub(crate) fn create_message(
         runtime: text(&handler.config.path),
         runtime_args: handler.global_arguments(),
         create_args: handler.create_arguments(),
-        env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        env: environment(),
         log_path: container.made.log_path.clone(),
         log_size_max: node.options.log_size_max,
         tty: container.request.tty,

@@ -373,9 +373,13 @@ fn pid_namespace(create: &Create) -> Result<Namespace, Error> {
     match &create.request.pid {
         PidMode::Container => Ok(Namespace::New),
         PidMode::Host => Ok(Namespace::Host),
-        PidMode::Pod => Err(Error::Invalid(
-            "a process namespace shared by the pod is not built yet".to_owned(),
-        )),
+        PidMode::Pod => match create.pod.made.infra {
+            Some(init) => Ok(Namespace::Join(format!("/proc/{}/ns/pid", init.pid).into())),
+            None => {
+                let text = "the pod sandbox has no process namespace to share";
+                Err(Error::Invalid(text.to_owned()))
+            }
+        },
         PidMode::Target(id) => {
             let target = create.node.table.load().container(id)?;
             if target.pod == create.pod.id {
@@ -419,6 +423,7 @@ async fn make(create: &Create) -> Result<(), Error> {
         pidfd: Some(made.pidfd),
         terminal: made.terminal,
         stdin: made.stdin,
+        output: made.output,
     };
     create.live.keep(&create.id, kept);
     once(

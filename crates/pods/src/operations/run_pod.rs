@@ -1,4 +1,4 @@
-//! RunPodSandbox: record → namespaces ∥ monitor → network ∥ files → state.
+//! RunPodSandbox: record → namespaces ∥ monitor → network ∥ files → infra → state.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -8,9 +8,10 @@ use super::intent::Subject;
 use super::stage::{Plan, Stage, perform};
 use super::{Key, Outcome, Progress};
 use crate::node::{Node, blocking};
-use crate::request::{PidMode, Shared};
+use crate::request::Shared;
+use crate::state::container::Init;
 use crate::state::pod::{Made, Pod};
-use crate::{Error, PodId, PodRequest, files, monitors, namespaces, networking, records};
+use crate::{Error, PodId, PodRequest, files, infra, monitors, namespaces, networking, records};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "run-pod-sandbox";
@@ -28,6 +29,8 @@ pub(crate) struct Run {
     /// Persistent directory and bundle directory of the pod's record.
     pub(crate) dirs: OnceLock<records::Dirs>,
     pub(crate) attachment: OnceLock<network::Attachment>,
+    /// The process that holds a shared process namespace, where one is needed.
+    pub(crate) infra: OnceLock<Init>,
 }
 
 /// The stages.
@@ -62,6 +65,11 @@ pub(crate) const PLAN: &Plan<Run> = &[
         },
     ],
     &[Stage {
+        name: "infra",
+        act: |run| Box::pin(infra::start(run)),
+        undo: Some(infra::undo),
+    }],
+    &[Stage {
         name: "state",
         act: |run| Box::pin(publish(run)),
         undo: Some(unpublish),
@@ -70,7 +78,7 @@ pub(crate) const PLAN: &Plan<Run> = &[
 
 /// Runs a pod, or joins or finds the one that the same request made.
 pub(crate) async fn run(node: &Arc<Node>, request: PodRequest) -> Outcome {
-    if request.pid == PidMode::Pod && node.options.pause.is_none() {
+    if infra::is_needed(&request) && node.options.pause.is_none() {
         return Err(Arc::new(Error::Invalid(
             "a process namespace shared by the pod needs the pause program".to_owned(),
         )));
@@ -121,6 +129,7 @@ async fn work(
         created: SystemTime::now(),
         dirs: OnceLock::new(),
         attachment: OnceLock::new(),
+        infra: OnceLock::new(),
     };
     let subject = Subject {
         operation: OPERATION.to_owned(),
@@ -192,6 +201,7 @@ impl Run {
                 .and_then(|attachment| attachment.result.clone())
                 .unwrap_or_default(),
             files: self.dirs().bundle.clone(),
+            infra: self.infra.get().copied(),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::stage::step;
 use super::{Key, Outcome, chain, stop_container};
 use crate::node::{Node, blocking};
 use crate::state::pod::Pod;
-use crate::{Error, files, monitors, namespaces, networking, records};
+use crate::{Error, files, infra, monitors, namespaces, networking, records};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "stop-pod-sandbox";
@@ -63,7 +63,11 @@ pub(crate) async fn stop(node: &Arc<Node>, pod: &Pod, grace: Duration) -> Result
     // What is being created in the pod ends first, and is stopped too.
     let gate = live.gate.write().await;
     stop_containers(node, pod, Duration::ZERO).await?;
-    step(OPERATION, "monitor", monitors::end(node, &pod.id)).await?;
+    step(OPERATION, "monitor", async {
+        infra::end(node, &pod.id, &pod.made.cgroup_parent).await?;
+        monitors::end(node, &pod.id).await
+    })
+    .await?;
     drop(gate);
     detached?;
     step(OPERATION, "namespaces", namespaces::unpin(node, &pod.id)).await?;

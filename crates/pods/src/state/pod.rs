@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::container::Init;
 use crate::{PodId, PodRequest};
 
 /// A pod sandbox as it is. Immutable: a change makes a new value in the snapshot.
@@ -47,4 +48,7 @@ pub struct Made {
     pub cni_result: String,
     /// Where its files are: resolv.conf, hostname, shm.
     pub files: PathBuf,
+    /// The process that holds a shared process namespace, where there is one.
+    #[serde(default)]
+    pub infra: Option<Init>,
 }

@@ -278,3 +278,40 @@ async fn the_runtime_tells_what_it_is_and_what_is_not_built() -> Result<()> {
     }
     f.node.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_may_share_the_processes_of_their_pod() -> Result<()> {
+    let f = fixture::node().await?;
+    let mut config = pod("shared", &f.node.logs());
+    let shared = v1::NamespaceOption {
+        pid: v1::NamespaceMode::Pod as i32,
+        ..Default::default()
+    };
+    let security = &mut config.linux.as_mut().unwrap().security_context;
+    security.as_mut().unwrap().namespace_options = Some(shared.clone());
+    let id = f.node.run_pod_config(config).await?;
+    let with = |mut config: v1::ContainerConfig| {
+        config.linux.as_mut().unwrap().security_context = Some(v1::LinuxContainerSecurityContext {
+            namespace_options: Some(shared.clone()),
+            ..Default::default()
+        });
+        config
+    };
+    f.node
+        .run(&id, with(container("one", &f.image, &["sleep", "4321"])))
+        .await?;
+    let two = f
+        .node
+        .run(
+            &id,
+            with(container("two", &f.image, &["sh", "-c", "ps -o pid,args"])),
+        )
+        .await?;
+    f.node.exited(&two).await?;
+    let log = f.node.log("shared", "two")?;
+    assert!(
+        log.contains("sleep 4321") && log.contains("1 /pause"),
+        "{log}"
+    );
+    f.node.finish().await
+}

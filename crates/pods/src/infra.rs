@@ -1,0 +1,189 @@
+//! The process that holds a process namespace for all containers of a pod: a tiny static one of our
+//! own, in an empty read-only root, only where a pod asks for a shared process namespace.
+
+use std::path::Path;
+
+use monitor_client::Create;
+use spec::container::{Namespace, Namespaces, Parts};
+use spec::mounts::{self, Bind};
+use spec::{capabilities::Set, oci, seccomp};
+
+use crate::monitors::{self, wire_id};
+use crate::node::{Node, blocking};
+use crate::operations::create_container::runtime_error;
+use crate::operations::intent::Subject;
+use crate::operations::run_pod::Run;
+use crate::operations::stage::Doing;
+use crate::request::{PidMode, PodRequest};
+use crate::state::container::Init;
+use crate::{Error, PodId, namespaces};
+
+/// User of the process: nobody's.
+const USER: u32 = 65535;
+/// Score of a process whose end would be that of all others.
+const OOM_SCORE: i64 = -998;
+
+/// Whether a pod has such a process.
+pub(crate) fn is_needed(request: &PodRequest) -> bool {
+    request.pid == PidMode::Pod
+}
+
+/// The stage `infra`.
+pub(crate) async fn start(run: &Run) -> Result<(), Error> {
+    if !is_needed(&run.request) {
+        return Ok(());
+    }
+    let spec = build(run)?;
+    let dir = run.dirs().bundle.clone();
+    blocking(&run.node.pools.files, move || write(&dir, &spec)).await?;
+    let create = message(&run.node, &run.id, &run.handler, &run.dirs().bundle)?;
+    let id = create.id.clone();
+    let monitor = run.node.live(&run.id).monitor().await?;
+    let failed = |error| runtime_error("pod process not created", error);
+    let made = monitor.create(create).await.map_err(failed)?;
+    monitor.start(&id).await.map_err(failed)?;
+    let pid = i32::try_from(made.pid).map_err(|_| Error::Internal(format!("pid {}", made.pid)))?;
+    let init = Init {
+        pid,
+        start_time: made.start_time,
+    };
+    run.infra
+        .set(init)
+        .map_err(|_| Error::Internal("a stage ran twice".to_owned()))
+}
+
+fn build(run: &Run) -> Result<oci::Spec, Error> {
+    let (node, pins) = (
+        &run.node,
+        namespaces::Pins::of(&run.node, &run.id, &run.request),
+    );
+    let pause = node.options.pause.clone();
+    let pause = pause.ok_or_else(|| Error::Internal("no pause program".to_owned()))?;
+    let bind = Bind {
+        destination: "/pause".to_owned(),
+        source: pause,
+        readonly: true,
+        ..Bind::default()
+    };
+    let request = mounts::Request {
+        readonly_root: true,
+        host_ipc: true,
+        binds: vec![bind.clone()],
+        ..mounts::Request::default()
+    };
+    let join = |pin: Option<_>| pin.map_or(Namespace::Host, Namespace::Join);
+    let surroundings = seccomp::Surroundings {
+        bounding: Set::default(),
+        kernel: node.host.kernel,
+    };
+    Ok(spec::container::build(Parts {
+        oci_version: node
+            .handlers
+            .get(&run.handler)?
+            .features
+            .oci_version
+            .clone(),
+        process: oci::Process {
+            user: oci::User {
+                uid: USER,
+                gid: USER,
+                additional_gids: Vec::new(),
+            },
+            args: vec!["/pause".to_owned()],
+            cwd: "/".to_owned(),
+            capabilities: Some(oci::Capabilities::default()),
+            no_new_privileges: true,
+            oom_score_adj: Some(node.host.oom_score(OOM_SCORE)),
+            ..oci::Process::default()
+        },
+        root: oci::Root {
+            path: run.dirs().bundle.join(ROOT),
+            readonly: true,
+        },
+        hostname: String::new(),
+        mounts: mounts::resolve(&request)?,
+        binds: vec![bind],
+        namespaces: Namespaces {
+            pid: Namespace::New,
+            network: join(pins.network),
+            ipc: join(pins.ipc),
+            uts: join(pins.uts),
+            cgroup: Namespace::Host,
+        },
+        cgroups_path: cgroup(&run.cgroup_parent, &run.id),
+        resources: oci::Resources::default(),
+        devices: Vec::new(),
+        device_rules: Vec::new(),
+        privileged: false,
+        seccomp: Some(seccomp::default_filter(surroundings)),
+        masked_paths: None,
+        readonly_paths: None,
+        annotations: crate::bundle::infra_annotations(&run.id),
+    }))
+}
+
+/// Name of the empty root in the bundle: the runtime makes the mount points in it.
+const ROOT: &str = "root";
+
+fn write(dir: &Path, spec: &oci::Spec) -> Result<(), Error> {
+    let root = dir.join(ROOT);
+    std::fs::create_dir_all(&root).map_err(Error::io("create", &root))?;
+    let text = serde_json::to_vec(spec).map_err(|wrong| Error::Internal(wrong.to_string()))?;
+    let path = dir.join("config.json");
+    // On tmpfs, read by the runtime at once: nothing is synced.
+    sys::durable::replace_volatile(&path, &text, 0o600).map_err(Error::io("write", path))
+}
+
+fn cgroup(parent: &str, pod: &PodId) -> String {
+    format!("{parent}/crio-{pod}")
+}
+
+/// What the monitor needs to make the process, or to take it over.
+pub(crate) fn message(
+    node: &Node,
+    pod: &PodId,
+    handler: &str,
+    bundle: &Path,
+) -> Result<Create, Error> {
+    let handler = node.handlers.get(handler)?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    Ok(Create {
+        id: wire_id(pod.as_str())?,
+        bundle: text(bundle),
+        runtime: text(&handler.config.path),
+        runtime_args: handler.global_arguments(),
+        create_args: handler.create_arguments(),
+        env: monitors::environment(),
+        pid_file: text(&bundle.join("pidfile")),
+        timeout_ms: u32::try_from(handler.config.create_timeout.as_millis()).unwrap_or(u32::MAX),
+        auto_delete: true,
+        ..Create::default()
+    })
+}
+
+/// Ends a pod's process.
+pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
+    Box::pin(end(node, &subject.pod, &subject.cgroup_parent))
+}
+
+/// Ends a pod's process and removes what is left of it; fine if there is none.
+pub(crate) async fn end(node: &Node, pod: &PodId, cgroup_parent: &str) -> Result<(), Error> {
+    if let Some(monitor) = node.live(pod).monitor_now() {
+        let id = wire_id(pod.as_str())?;
+        // One that the monitor never had is fine; what it can't delete, the cgroup's end does.
+        monitor.delete(&id, true).await.ok();
+        monitor.forget(&id).await.ok();
+    }
+    let (cgroup, exit) = (
+        cgroup(cgroup_parent, pod),
+        node.options.exits_dir.join(pod.as_str()),
+    );
+    let remove = move || {
+        monitors::remove_cgroup(&cgroup)?;
+        match std::fs::remove_file(&exit) {
+            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(Error::io("remove", exit)),
+        }
+    };
+    blocking(&node.pools.mounts, remove).await
+}
