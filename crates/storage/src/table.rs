@@ -48,12 +48,15 @@ pub(crate) struct Files {
     pub(crate) volatile: Option<PathBuf>,
 }
 
+/// What is worked out of all records whenever they are read.
+type Derive<R, V> = Box<dyn Fn(&[Arc<R>]) -> V + Send + Sync>;
+
 /// A table of records of one kind, with what is derived from all of them.
 pub(crate) struct Table<R: Record, V> {
     files: Files,
     rank: Rank,
     timeout: Duration,
-    derive: Box<dyn Fn(&[Arc<R>]) -> V + Send + Sync>,
+    derive: Derive<R, V>,
     writing: Mutex<()>,
     snapshot: ArcSwapOption<Snapshot<R, V>>,
 }

@@ -9,7 +9,6 @@
 
 mod bad_input;
 mod containers;
-mod costs;
 mod faults;
 mod fixture;
 mod images;
