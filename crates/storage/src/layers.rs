@@ -133,7 +133,7 @@ impl Store {
             // Nobody owns a directory of that name: the record would say so.
             staged.staging.take(&paths.layer(&id))?;
             rename(&staged.staging.layer(), &paths.layer(&id))?;
-            rename(&staged.staging.tar_split(), &paths.tar_split(&id))?;
+            rename(staged.staging.tar_split(), &paths.tar_split(&id))?;
             driver::make_link(paths, &staged.link, &id)?;
             for dir in [paths.overlay(), paths.links(), paths.table("layers")] {
                 sys::durable::sync_dir(&dir).at("sync", dir)?;

@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::FileType;
 use sys::beneath::Dir;
+use sys::mount::{self, Propagation};
 
 use crate::error::Context;
 use crate::record::{ContainerRecord, LayerRecord, Record};
@@ -50,6 +51,49 @@ pub(crate) fn prepare(paths: &Paths) -> Result<(), Error> {
         sys::lock::LockFile::open(&path).at("open", path)?;
     }
     directory_types(paths)
+}
+
+/// `overlay/` mounted onto itself, privately, as every peer does when it opens a store: the first
+/// peer to come would else put that mount on top of our containers' mounts and hide them. Taken
+/// away with the store unless it is in use (or was there before).
+#[derive(Debug)]
+pub(crate) struct Home(Option<PathBuf>);
+
+impl Home {
+    pub(crate) fn mount(paths: &Paths) -> Result<Self, Error> {
+        let overlay = paths.overlay();
+        let there = mount::is_mount_point(&overlay).at("stat", &overlay)?;
+        if there || has_mounts_below(&overlay)? {
+            return Ok(Self(None));
+        }
+        mount::bind(&overlay, &overlay, false).at("mount", &overlay)?;
+        mount::set_propagation(&overlay, Propagation::Private, false).at("mount", &overlay)?;
+        Ok(Self(Some(overlay)))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(overlay) = &self.0
+            && let Err(error) = mount::unmount_idle(overlay)
+        {
+            // Containers that go on running are the usual case.
+            tracing::debug!(path = %overlay.display(), %error, "store's mount stays");
+        }
+    }
+}
+
+/// Whether anything is mounted below `dir`, which a mount on `dir` would hide.
+fn has_mounts_below(dir: &Path) -> Result<bool, Error> {
+    let table = Path::new("/proc/self/mountinfo");
+    let mounts = fs::read_to_string(table).at("read", table)?;
+    // proc_pid_mountinfo(5) writes these in octal.
+    let mut below = format!("{}/", dir.display()).replace('\\', "\\134");
+    for (character, octal) in [(' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")] {
+        below = below.replace(character, octal);
+    }
+    let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    Ok(points.any(|point| point.starts_with(&below)))
 }
 
 fn backing_file_system(root: &Path) -> Result<(), Error> {
@@ -226,8 +270,8 @@ fn remove_orphans(
         let id: LayerId = text.parse()?;
         tracing::warn!(layer = %id, "removing a layer that has no record");
         let merged = paths.merged(&id);
-        if sys::mount::is_mount_point(&merged).at("stat", &merged)? {
-            sys::mount::unmount_lazily(&merged).at("unmount", &merged)?;
+        if mount::is_mount_point(&merged).at("stat", &merged)? {
+            mount::unmount_lazily(&merged).at("unmount", &merged)?;
         }
         take_layer(paths, &id, trash)?;
     }

@@ -2,6 +2,10 @@
 //!
 //! Each holds a `staging.lock` that its owner keeps locked. Whoever can lock it (we when we open
 //! the store, peers when they shut theirs down) may remove the directory.
+//!
+//! `overlay/` is a mount of its own on any machine where a peer ran (see [`crate::open::Home`]),
+//! and nothing can be renamed out of a mount: the tar-split of a layer on its way in waits beside
+//! those of the others, under a name that has the staging directory's in it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,6 +25,7 @@ const LOCK: &str = "staging.lock";
 #[derive(Debug)]
 pub(crate) struct Staging {
     path: PathBuf,
+    tar_split: PathBuf,
     _lock: LockFile,
 }
 
@@ -28,7 +33,8 @@ impl Staging {
     pub(crate) fn new(paths: &Paths) -> Result<Self, Error> {
         let base = paths.staging();
         loop {
-            let path = base.join(&crate::ids::random_hex()[..16]);
+            let name = &crate::ids::random_hex()[..16];
+            let (path, tar_split) = (base.join(name), paths.table("layers").join(waiting(name)));
             driver::make_dir(&path, 0o700)?;
             let lock = path.join(LOCK);
             let file = match LockFile::open(&lock) {
@@ -40,7 +46,11 @@ impl Staging {
             if file.try_lock(Kind::Exclusive).at("lock", &lock)?
                 && file.is_linked().at("stat", &lock)?
             {
-                return Ok(Self { path, _lock: file });
+                return Ok(Self {
+                    path,
+                    tar_split,
+                    _lock: file,
+                });
             }
         }
     }
@@ -68,8 +78,8 @@ impl Staging {
         self.layer().join("diff")
     }
 
-    pub(crate) fn tar_split(&self) -> PathBuf {
-        self.path.join("tar-split.gz")
+    pub(crate) fn tar_split(&self) -> &Path {
+        &self.tar_split
     }
 
     /// Where files go that a later entry of their archive replaces.
@@ -77,25 +87,52 @@ impl Staging {
         self.path.join("replaced")
     }
 
-    /// Moves `path` in here, to be removed with the directory; it is fine if there is none.
+    /// Moves `path` in here, to be removed with the directory, or removes it where it is on
+    /// another mount; it is fine if there is none.
     pub(crate) fn take(&self, path: &Path) -> Result<(), Error> {
         let to = self
             .path
             .join(format!("gone-{}", &crate::ids::random_hex()[..8]));
         match sys::durable::rename_new_volatile(path, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => remove(path),
             other => other.at("rename", path),
         }
     }
 }
 
+/// Removes a file or a whole directory; it is fine if there is none.
+fn remove(path: &Path) -> Result<(), Error> {
+    let removed = fs::symlink_metadata(path).and_then(|stat| {
+        if stat.is_dir() {
+            fs::remove_dir_all(path)
+        } else {
+            fs::remove_file(path)
+        }
+    });
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.at("remove", path),
+    }
+}
+
+/// The name of a tar-split that no record refers to yet.
+fn waiting(staging: &str) -> String {
+    format!(".tmp-{staging}.tar-split.gz")
+}
+
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            // The next start sweeps it.
-            tracing::warn!(path = %self.path.display(), %error, "staging directory not removed");
+        for removed in [
+            fs::remove_file(&self.tar_split),
+            fs::remove_dir_all(&self.path),
+        ] {
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                // The next start sweeps it.
+                tracing::warn!(path = %self.path.display(), %error, "staging not removed");
+            }
         }
     }
 }
@@ -111,6 +148,31 @@ pub(crate) fn sweep(paths: &Paths) -> Result<(), Error> {
         if lock.try_lock(Kind::Exclusive).at("lock", &path)? {
             tracing::info!(path = %path.display(), "removing an abandoned staging directory");
             fs::remove_dir_all(&path).at("remove", &path)?;
+        }
+    }
+    sweep_tar_splits(paths)
+}
+
+/// Removes waiting tar-splits whose staging directory is gone.
+fn sweep_tar_splits(paths: &Paths) -> Result<(), Error> {
+    let dir = paths.table("layers");
+    for entry in fs::read_dir(&dir).at("list", &dir)? {
+        let entry = entry.at("list", &dir)?;
+        let name = entry.file_name();
+        let staging = name.to_str().and_then(|name| {
+            name.strip_prefix(".tmp-")?
+                .strip_suffix(".tar-split.gz")
+                .filter(|n| n.len() == 16)
+        });
+        let Some(staging) = staging else { continue };
+        // Its owner made the directory before and removes it after the file.
+        if fs::symlink_metadata(paths.staging().join(staging)).is_err() {
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).at("remove", entry.path());
+                }
+                _ => {}
+            }
         }
     }
     Ok(())

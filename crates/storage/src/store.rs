@@ -35,6 +35,7 @@ pub(crate) struct Inner {
     pub(crate) layers: Table<LayerRecord, ()>,
     pub(crate) images: Table<ImageRecord, ImageIndex>,
     pub(crate) containers: Table<ContainerRecord, ContainerIndex>,
+    _home: open::Home,
 }
 
 /// What the store takes of its disk.
@@ -58,6 +59,7 @@ impl Store {
             run_root: options.run_root.clone(),
         };
         open::prepare(&paths)?;
+        let home = open::Home::mount(&paths)?;
         let timeout = options.lock_timeout;
         let layers = Table::new(
             paths.files("layers", true),
@@ -84,6 +86,7 @@ impl Store {
             layers,
             images,
             containers,
+            _home: home,
         }));
         open::repair(&store)?;
         Ok(store)

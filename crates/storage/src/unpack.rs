@@ -6,7 +6,7 @@ mod path;
 mod remove;
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
@@ -75,7 +75,7 @@ enum Data<'a> {
 impl<R: Read> Unpacking<R> {
     fn new(staging: Staging, stream: Stream<R>, limits: UnpackLimits) -> Result<Self, Error> {
         let path = staging.tar_split();
-        let file = File::create_new(&path).at("make", &path)?;
+        let file = File::create_new(path).at("make", path)?;
         let split = Writer::new(BufWriter::with_capacity(64 << 10, file));
         let extractor = Extractor::new(&staging.diff(), &staging.replaced())?;
         let (names, fixes, owners) = (Keys::default(), BTreeMap::new(), Owners::default());
@@ -228,7 +228,7 @@ impl<R: Read> Unpacking<R> {
     }
 
     fn finish_tar_split(self, has_root: bool) -> Result<StagedLayer, Error> {
-        let path = self.staging.tar_split();
+        let path = self.staging.tar_split().to_owned();
         self.split
             .finish()
             .and_then(|file| {
@@ -237,11 +237,10 @@ impl<R: Read> Unpacking<R> {
             })
             .at("write", &path)?;
         if !self.fixes.is_empty() {
-            let fixed = self.staging.path().join("tar-split.fixed");
             let old = File::open(&path).at("open", &path)?;
-            let new = BufWriter::new(File::create_new(&fixed).at("make", &fixed)?);
-            tar_split::fix(old, &self.fixes, new).at("write", &fixed)?;
-            sys::durable::rename_volatile(&fixed, &path).at("rename", &fixed)?;
+            fs::remove_file(&path).at("remove", &path)?;
+            let new = BufWriter::new(File::create_new(&path).at("make", &path)?);
+            tar_split::fix(old, &self.fixes, new).at("write", &path)?;
         }
         let (diff_id, size) = self.stream.finish();
         Ok(StagedLayer::new(

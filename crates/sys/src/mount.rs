@@ -278,6 +278,14 @@ pub fn unmount_lazily(target: &Path) -> io::Result<()> {
     )?)
 }
 
+/// Takes the mount at `target` away if nobody uses it. Never follows a symbolic link.
+///
+/// # Errors
+/// `EBUSY` where it is in use, `EINVAL` where `target` is no mount point; else of `umount2(2)`.
+pub fn unmount_idle(target: &Path) -> io::Result<()> {
+    Ok(unmount(target, UnmountFlags::NOFOLLOW)?)
+}
+
 /// Whether `path` itself is the root of a mount (`statx(2)`, Linux 5.8). `false` where it is
 /// missing.
 ///

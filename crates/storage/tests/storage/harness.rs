@@ -31,6 +31,21 @@ impl TestStore {
         }
     }
 
+    /// A store in the directory `dir`, which does not exist yet.
+    pub(crate) fn at(dir: &Path) -> Self {
+        let name = dir.file_name().unwrap().to_str().unwrap();
+        let parent = dir.parent().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix(name)
+            .rand_bytes(6)
+            .tempdir_in(parent)
+            .unwrap();
+        Self {
+            store: Store::open(options(dir.path())).unwrap(),
+            dir,
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
