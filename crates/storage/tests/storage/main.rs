@@ -2,7 +2,13 @@
 //!
 //! Run as root. What can't run says why on its standard error and passes.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 mod archive;
 mod containers;

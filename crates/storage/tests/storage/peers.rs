@@ -141,7 +141,8 @@ fn we_list_and_mount_what_peers_put_there() {
         &ours,
         "skopeo copy containers-storage:${S}localhost/source:1 dir:$D/image",
     );
-    fs::rename(ours.path().join("image"), theirs.path().join("image")).unwrap();
+    sys::durable::rename_volatile(&ours.path().join("image"), &theirs.path().join("image"))
+        .unwrap();
     assert!(theirs.store.images().unwrap().is_empty());
     peer_ok(
         &theirs,
@@ -250,7 +251,8 @@ fn concurrent_writers_leave_a_whole_store() {
         &source,
         "skopeo copy containers-storage:${S}localhost/source:1 dir:$D/image",
     );
-    fs::rename(source.path().join("image"), store.path().join("image")).unwrap();
+    sys::durable::rename_volatile(&source.path().join("image"), &store.path().join("image"))
+        .unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let skopeo = scope.spawn(|| {
@@ -277,7 +279,7 @@ fn concurrent_writers_leave_a_whole_store() {
                     rounds.to_string()
                 );
                 store.store.delete_container(&container.id).unwrap();
-                if rounds % 2 == 0 {
+                if rounds.is_multiple_of(2) {
                     store.store.remove_image(&id).unwrap();
                 }
                 rounds += 1;
