@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -49,7 +50,7 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
             bail!("{}: there is something that is no socket", at())
         }
         Ok(_) => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            if is_served(path) {
                 bail!("already existing connection on {}", path.display());
             }
             std::fs::remove_file(path).with_context(at)?;
@@ -60,6 +61,24 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
     let socket = UnixListener::bind(path).with_context(at)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).with_context(at)?;
     Ok(socket)
+}
+
+/// Whether somebody listens at `path`, and goes on doing so: a child that a killed daemon was just
+/// starting has its socket for the moment until it runs its own program.
+fn is_served(path: &Path) -> bool {
+    const TRIES: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..TRIES {
+        if std::os::unix::net::UnixStream::connect(path).is_err() {
+            return false;
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nothing tells when a socket is closed"
+        )]
+        std::thread::sleep(PAUSE);
+    }
+    true
 }
 
 /// Serves for ever.
