@@ -298,6 +298,18 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
         self.start_daemon().await
     }
 
+    /// Cuts the power and starts again: nothing that lived is there, and nothing on tmpfs.
+    ///
+    /// # Errors
+    /// As [`Self::start_daemon`].
+    pub async fn reboot(&mut self) -> Result<()> {
+        self.kill_daemon()?;
+        audit::halt(self);
+        fs::remove_dir_all(&self.run_dir).context("empty the tmpfs")?;
+        fs::create_dir_all(&self.run_dir).context("a tmpfs")?;
+        self.start_daemon().await
+    }
+
     /// A client of the daemon.
     ///
     /// # Panics

@@ -75,6 +75,65 @@ fn start_time(stat: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_reboot_pods_are_there_not_ready_and_hold_nothing() -> Result<()> {
+    let mut f = fixture::node().await?;
+    let pod = f.node.run_pod("boot").await?;
+    let script = "while [ ! -e /go/now ]; do sleep 0.05; done; exit 7";
+    let mut config = container("ends", &f.image, &["sh", "-c", script]);
+    let go = f.node.dir.join("go");
+    std::fs::create_dir(&go)?;
+    let host_path = go.display().to_string();
+    config.mounts = vec![v1::Mount {
+        container_path: "/go".into(),
+        host_path,
+        ..Default::default()
+    }];
+    let ends = f.node.run(&pod, config).await?;
+    let runs = f
+        .node
+        .run(&pod, container("runs", &f.image, &["sleep", "1000"]))
+        .await?;
+    f.node.kill_daemon()?;
+    std::fs::write(go.join("now"), "")?;
+    let copy = f
+        .node
+        .storage()
+        .join("overlay-containers")
+        .join(&ends)
+        .join("userdata/exit");
+    while !copy.exists() {
+        tokio::task::yield_now().await;
+    }
+    f.node.reboot().await?;
+    assert_eq!(
+        f.node.exited(&ends).await?.exit_code,
+        7,
+        "its exit was nobody's to see"
+    );
+    assert_eq!(f.node.exited(&runs).await?.reason, "Unknown");
+    // The answer to any operation comes after the repairs.
+    let again = f.node.run_pod("next").await?;
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: pod,
+        verbose: false,
+    };
+    let mut runtime = f.node.client().runtime();
+    let status = runtime
+        .pod_sandbox_status(request)
+        .await?
+        .into_inner()
+        .status
+        .unwrap();
+    assert_eq!(status.state, v1::PodSandboxState::SandboxNotready as i32);
+    let next = f
+        .node
+        .run(&again, container("c", &f.image, &["true"]))
+        .await?;
+    assert_eq!(f.node.exited(&next).await?.exit_code, 0);
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_leaves_the_pods_running() -> Result<()> {
     let mut f = fixture::node().await?;
     let pod = f.node.run_pod("clean").await?;
