@@ -100,7 +100,7 @@ async fn stop_sends_the_signal_and_kills_after_the_time_out() -> Result<()> {
     let polite = [
         "sh",
         "-c",
-        "trap 'exit 4' TERM; while true; do sleep 0.1; done",
+        "trap 'exit 4' TERM; echo ready; while true; do sleep 0.1; done",
     ];
     let polite = f
         .node
@@ -111,7 +111,9 @@ async fn stop_sends_the_signal_and_kills_after_the_time_out() -> Result<()> {
         .run(&pod, container("stubborn", &f.image, &["sleep", "1000"]))
         .await?;
     // The shell has to set its trap first.
-    while f.node.exec(&polite, &["true"]).await?.exit_code != 0 {}
+    while !f.node.log("s", "polite")?.contains("ready") {
+        tokio::task::yield_now().await;
+    }
     for (id, code) in [(&polite, 4), (&stubborn, 137)] {
         let request = v1::StopContainerRequest {
             container_id: id.clone(),
@@ -289,6 +291,20 @@ async fn a_rotated_log_is_opened_again() -> Result<()> {
             })
             .await?;
         assert!(log.exists(), "the new file is there when the call returns");
+    }
+    // The shell takes its time to say all of it.
+    let all_said = |log: &std::path::Path| {
+        std::fs::read_to_string(log)
+            .unwrap_or_default()
+            .contains("line 1999\n")
+    };
+    let rotated = |round: i32| log.with_extension(round.to_string());
+    while !(0..5)
+        .map(rotated)
+        .chain([log.clone()])
+        .any(|log| all_said(&log))
+    {
+        tokio::task::yield_now().await;
     }
     f.node
         .client()
