@@ -1,6 +1,7 @@
 //! Images: a record in `images.json` and the bytes of manifest, configuration and signatures.
 
 mod big_data;
+mod prune;
 mod remove;
 
 use std::collections::HashMap;

@@ -139,7 +139,9 @@ pub(crate) fn repair(store: &Store) -> Result<(), Error> {
     let mut layers = store.0.layers.write()?;
     remove_incomplete(paths, &mut layers, &trash)?;
     remove_orphans(paths, &layers, &trash)?;
-    driver::repair_links(paths, layers.rows.iter().map(|layer| layer.id.clone()))
+    driver::repair_links(paths, layers.rows.iter().map(|layer| layer.id.clone()))?;
+    drop(layers);
+    store.prune_writable().map(drop)
 }
 
 /// Whether a volatile table was not written to its end. Peers write `[]` for no records, so an

@@ -43,7 +43,7 @@ impl Store {
     }
 
     /// Marks layers, moves them away, and takes their records out of the table.
-    fn take_layers(
+    pub(super) fn take_layers(
         &self,
         layers: &mut Writing<'_, LayerRecord, ()>,
         ids: &[LayerId],
@@ -57,7 +57,15 @@ impl Store {
                 row.mark_incomplete();
             }
         }
-        layers.save(Half::Stable)?;
+        for half in [Half::Stable, Half::Volatile] {
+            let in_half = |id: &&LayerId| {
+                let row = layers.get(id.as_str());
+                row.is_some_and(|row| row.volatile == (half == Half::Volatile))
+            };
+            if ids.iter().any(|id| in_half(&id)) {
+                layers.save(half)?;
+            }
+        }
         for id in ids {
             self.unmount_layer(id, true)?;
         }

@@ -233,3 +233,23 @@ fn a_lock_that_is_held_too_long_is_an_error_with_its_file() {
         other => panic!("{other}"),
     }
 }
+
+#[test]
+fn layers_of_a_pull_that_never_ended_go_when_they_are_old_enough() {
+    use std::time::Duration;
+    let store = TestStore::new();
+    let kept = store.image(&[base()], &["localhost/a:1"]);
+    let bottom = store.store.image(&kept).unwrap().top_layer.clone().unwrap();
+    let left = store.layer(&layer(1), Some(&bottom));
+    store.layer(&layer(2), Some(&left));
+    assert_eq!(
+        store.store.prune_layers(Duration::from_secs(3600)).unwrap(),
+        0
+    );
+    assert_eq!(store.store.prune_layers(Duration::ZERO).unwrap(), 2);
+    assert_eq!(
+        store.store.layer_for(&Digest::of(&base()), None).unwrap(),
+        Some(bottom)
+    );
+    assert_eq!(store.store.check_quick().unwrap(), []);
+}

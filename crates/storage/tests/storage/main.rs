@@ -13,6 +13,7 @@
 mod archive;
 mod containers;
 mod extended;
+mod faults;
 mod harness;
 mod hostile;
 mod images;

@@ -1,0 +1,79 @@
+//! Layers that nothing refers to: what a pull or a container's making left behind that died
+//! between the layer's record and the other's.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::record::{self, LayerRecord};
+use crate::staging::Staging;
+use crate::{Error, LayerId, Store};
+
+impl Store {
+    /// Removes image layers that no image, container or other layer has needed for `age`; says how
+    /// many. A pull, ours or a peer's, commits layers before the image that refers to them: `age`
+    /// has to be longer than any pull.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Damaged`], [`Error::Io`].
+    pub fn prune_layers(&self, age: Duration) -> Result<usize, Error> {
+        let nanoseconds = i128::try_from(age.as_nanos()).unwrap_or(i128::MAX);
+        let before = record::nanoseconds(&record::now()).saturating_sub(nanoseconds);
+        self.remove_unreferenced(|layer| {
+            !layer.volatile && record::nanoseconds(&layer.created) <= before
+        })
+    }
+
+    /// Removes writable layers without a container. Their makers, peers too, hold the lock of the
+    /// layers until they have written the container's record, so nobody is making one.
+    pub(crate) fn prune_writable(&self) -> Result<usize, Error> {
+        self.remove_unreferenced(|layer| layer.volatile)
+    }
+
+    fn remove_unreferenced(&self, may_go: impl Fn(&LayerRecord) -> bool) -> Result<usize, Error> {
+        let trash = Staging::new(self.paths())?;
+        let mut layers = self.write_layers()?;
+        let going = {
+            let images = self.0.images.hold()?;
+            let containers = self.0.containers.hold()?;
+            let mut needed: HashSet<&LayerId> = HashSet::new();
+            for image in &images.snapshot.rows {
+                needed.extend(image.top_layer.iter().chain(&image.mapped_layers));
+            }
+            needed.extend(
+                containers
+                    .snapshot
+                    .rows
+                    .iter()
+                    .filter_map(|row| row.layer.as_ref()),
+            );
+            let mut going: Vec<LayerId> = Vec::new();
+            loop {
+                let parents: HashSet<&LayerId> = layers
+                    .rows
+                    .iter()
+                    .filter(|row| !going.contains(&row.id))
+                    .filter_map(|row| row.parent.as_ref())
+                    .collect();
+                let more: Vec<LayerId> = layers
+                    .rows
+                    .iter()
+                    .filter(|row| row.names.is_empty() && may_go(row))
+                    .map(|row| &row.id)
+                    .filter(|id| !needed.contains(id) && !parents.contains(id))
+                    .filter(|id| !going.contains(id))
+                    .cloned()
+                    .collect();
+                if more.is_empty() {
+                    break;
+                }
+                going.extend(more);
+            }
+            going
+        };
+        for id in &going {
+            tracing::info!(layer = %id, "removing a layer that nothing refers to");
+        }
+        self.take_layers(&mut layers, &going, &trash)?;
+        Ok(going.len())
+    }
+}
