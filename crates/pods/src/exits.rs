@@ -28,6 +28,11 @@ pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
     let Ok(container) = node.table.load().container(id.as_str()) else {
         return;
     };
+    let live = node.live(&container.pod);
+    let states = live.states.lock().await;
+    let Ok(container) = node.table.load().container(id.as_str()) else {
+        return;
+    };
     let Ok(phase) = container.phase.exited(exit) else {
         return;
     };
@@ -35,7 +40,7 @@ pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
         phase,
         ..Container::clone(&container)
     };
-    node.live(&ended.pod).drop_kept(id);
+    live.drop_kept(id);
     if let Err(error) = persist(node, &ended).await {
         // Seen all the same: a pod that can't be stopped because the disk is full is worse.
         tracing::error!(
@@ -56,6 +61,7 @@ pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
     }
     let phase = ended.phase.clone();
     node.table.step(id, |_| Ok(phase));
+    drop(states);
     let (store, record) = (node.store.clone(), crate::node::record_id(id.as_str()));
     if let Ok(record) = record
         && let Err(error) = blocking(&node.pools.storage, move || store.unmount(&record)).await

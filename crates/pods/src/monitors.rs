@@ -45,6 +45,9 @@ pub(crate) struct Live {
     execs: Mutex<HashMap<String, oneshot::Sender<Status>>>,
     /// Held shared by what makes or starts a container, and whole by what ends the pod.
     pub(crate) gate: RwLock<()>,
+    /// Held while a container's state goes to disk and then to everybody: the news of a start and
+    /// that of an end come side by side.
+    pub(crate) states: tokio::sync::Mutex<()>,
 }
 
 impl Default for Live {
@@ -55,6 +58,7 @@ impl Default for Live {
             kept: Mutex::default(),
             execs: Mutex::default(),
             gate: RwLock::default(),
+            states: tokio::sync::Mutex::default(),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::records::{self, Dirs, NewRecord};
 use crate::request::PidMode;
 use crate::state::container::{Container, Init, Made, Phase};
 use crate::state::pod::Pod;
-use crate::{ContainerId, ContainerRequest, Error};
+use crate::{ContainerId, ContainerRequest, Error, exits};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "create-container";
@@ -465,7 +465,7 @@ fn undo_make<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
         }
         let cgroup = format!("{}/crio-{id}", subject.cgroup_parent);
         blocking(&node.pools.mounts, move || monitors::remove_cgroup(&cgroup)).await?;
-        crate::exits::forget(node, id).await
+        exits::forget(node, id).await
     })
 }
 
@@ -482,6 +482,10 @@ async fn publish(create: &Create) -> Result<(), Error> {
     })
     .await?;
     create.node.table.put_container(container);
+    // An end that was told before anybody could know the container left its record.
+    if let Some(exit) = exits::recorded(&create.node, &create.id).await {
+        exits::exited(&create.node, &create.id, exit).await;
+    }
     Ok(())
 }
 

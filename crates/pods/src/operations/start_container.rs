@@ -57,7 +57,7 @@ async fn work(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
         return Err(error);
     }
     fault(OPERATION, "start", "after")?;
-    // It may have exited already: then that was told and it is beyond Running.
+    let _states = live.states.lock().await;
     if let Some(Ok(running)) = node
         .table
         .step(&container.id, |phase| phase.started(started))

@@ -145,7 +145,8 @@ impl Phase {
         }
     }
 
-    /// Created → Running.
+    /// Created → Running. The news of an end may overtake the news of the start: then Exited gets
+    /// the time of its start.
     ///
     /// # Errors
     /// [`IllegalStep`] from any other state.
@@ -154,6 +155,13 @@ impl Phase {
             Self::Created { init } => Ok(Self::Running {
                 init: *init,
                 started: at,
+            }),
+            Self::Exited {
+                started: None,
+                exit,
+            } if exit.reason.is_none() => Ok(Self::Exited {
+                started: Some(at.min(exit.finished)),
+                exit: exit.clone(),
             }),
             Self::Running { .. } | Self::Exited { .. } => Err(IllegalStep {
                 from: self.name(),
@@ -220,6 +228,25 @@ mod tests {
             created.exited(exit(1)),
             Ok(Phase::Exited { started: None, .. })
         ));
+    }
+
+    #[test]
+    fn an_end_that_is_told_first_keeps_the_start() {
+        let later = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(9);
+        let exited = Phase::Created { init: INIT }.exited(exit(0)).unwrap();
+        let Ok(Phase::Exited { started, .. }) = exited.started(later) else {
+            panic!("it did start")
+        };
+        assert_eq!(started, Some(SystemTime::UNIX_EPOCH), "never after its end");
+        let refused = Exit {
+            reason: Some("StartError".into()),
+            ..exit(128)
+        };
+        let refused = Phase::Created { init: INIT }.exited(refused).unwrap();
+        assert!(
+            refused.started(later).is_err(),
+            "one that never ran has no start"
+        );
     }
 
     #[test]

@@ -173,27 +173,32 @@ fn running(node: &Node, pod: &str) -> Option<Pid> {
     })
 }
 
-/// Writes numbered lines, and then ends with a code of its own.
-fn writer(name: &str, image: &str, lines: u32, code: u32) -> v1::ContainerConfig {
+/// Writes numbered lines until it is told to end, then how many, and ends with a code of its own.
+fn writer(name: &str, image: &str, go: &std::path::Path, code: u32) -> v1::ContainerConfig {
     let script = format!(
-        "i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); [ $((i%50)) = 0 ] && sleep 0.01; done; exit {code}"
+        "i=0; while [ ! -e /go/now ]; do echo line $i; i=$((i+1)); \
+         [ $((i%50)) = 0 ] && sleep 0.01; done; echo total $i; exit {code}"
     );
-    container(name, image, &["sh", "-c", &script])
+    let mut config = container(name, image, &["sh", "-c", &script]);
+    let host_path = go.display().to_string();
+    config.mounts = vec![v1::Mount {
+        container_path: "/go".into(),
+        host_path,
+        ..Default::default()
+    }];
+    config
 }
 
+/// Kills the monitor again and again, and the daemon with it, while three containers write.
 async fn deaths(kill_daemon: bool) -> Result<()> {
-    const LINES: u32 = 6000;
     let mut f = fixture::node().await?;
     let pod = f.node.run_pod("deaths").await?;
+    let go = f.node.dir.join("go");
+    std::fs::create_dir(&go)?;
     let mut ids = Vec::new();
     for (name, code) in [("a", 3), ("b", 4), ("c", 5)] {
-        ids.push((
-            name,
-            code,
-            f.node
-                .run(&pod, writer(name, &f.image, LINES, code))
-                .await?,
-        ));
+        let config = writer(name, &f.image, &go, code);
+        ids.push((name, code, f.node.run(&pod, config).await?));
     }
     let mut last = None;
     for _ in 0..5 {
@@ -204,6 +209,10 @@ async fn deaths(kill_daemon: bool) -> Result<()> {
             f.node.restart().await?;
         }
     }
+    // The last successor is there: whoever ends now is seen by somebody.
+    monitor(&f.node, &pod, last).await;
+    f.node.exec(&ids[0].2, &["true"]).await?;
+    std::fs::write(go.join("now"), "")?;
     for (name, code, id) in &ids {
         let status = f.node.exited(id).await?;
         let lost = status.exit_code == 137 && status.message.contains("monitor lost");
@@ -212,12 +221,16 @@ async fn deaths(kill_daemon: bool) -> Result<()> {
             "{status:?}"
         );
         let log = f.node.log("deaths", name)?;
-        let said: Vec<_> = log
+        let mut said: Vec<_> = log
             .lines()
             .map(|line| line.splitn(4, ' ').nth(3).unwrap())
             .collect();
-        let wanted: Vec<_> = (0..LINES).map(|number| format!("line {number}")).collect();
-        assert!(said == wanted, "{name}: {} lines of {LINES}", said.len());
+        let total = said.pop().unwrap();
+        let wanted: Vec<_> = (0..said.len())
+            .map(|number| format!("line {number}"))
+            .collect();
+        assert!(said == wanted, "{name}: a line is lost or doubled");
+        assert_eq!(total, format!("total {}", said.len()), "{name}");
     }
     f.node.finish().await
 }
