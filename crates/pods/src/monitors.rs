@@ -179,7 +179,7 @@ pub(crate) async fn resume(node: &Arc<Node>, pod: &PodId) -> Result<(), Error> {
 async fn take_over(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, Error> {
     let connected = Monitor::connect(&dir(node, pod)).await;
     let (monitor, events) = connected.map_err(|error| Error::Monitor(chain(&error)))?;
-    catch_up(node, pod, &monitor).await?;
+    catch_up(node, pod, live, &monitor).await?;
     hold(node, pod, live, &monitor)?;
     live.monitor.send_replace(Some(monitor));
     Ok(events)
@@ -228,11 +228,19 @@ async fn succeed_at_last(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<E
 }
 
 /// Takes what a monitor that lived on knows: exits, and containers that it lost or never had.
-async fn catch_up(node: &Arc<Node>, pod: &PodId, monitor: &Monitor) -> Result<(), Error> {
+async fn catch_up(
+    node: &Arc<Node>,
+    pod: &PodId,
+    live: &Live,
+    monitor: &Monitor,
+) -> Result<(), Error> {
     let known = monitor
         .list()
         .await
         .map_err(|error| Error::Monitor(chain(&error)))?;
+    if !known.iter().any(|info| info.id.as_str() == pod.as_str()) {
+        adopt_infra(node, pod, monitor).await?;
+    }
     for container in node.table.load().containers_of(pod) {
         if matches!(container.phase, Phase::Exited { .. }) {
             continue;
@@ -252,7 +260,8 @@ async fn catch_up(node: &Arc<Node>, pod: &PodId, monitor: &Monitor) -> Result<()
                 }
                 _ => {}
             },
-            None => exits::lost(node, container).await,
+            // A daemon that died while a successor was adopting did not get as far as this one.
+            None => adopt_or_lose(node, live, monitor, container).await?,
         }
     }
     Ok(())
@@ -266,16 +275,7 @@ async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, E
         if matches!(container.phase, Phase::Exited { .. }) {
             continue;
         }
-        match adopt(node, live, &monitor, container).await {
-            Ok(()) => {}
-            // It died as well: the next one adopts.
-            Err(Adoption::MonitorLost) => return Err(Error::Monitor("lost".to_owned())),
-            Err(Adoption::Failed(error)) => {
-                let (container_id, error) = (container.id.as_str(), chain(&error));
-                tracing::error!(container = container_id, error, "container not adopted");
-                exits::lost(node, container).await;
-            }
-        }
+        adopt_or_lose(node, live, &monitor, container).await?;
     }
     tracing::warn!(
         pod = pod.as_str(),
@@ -307,6 +307,26 @@ async fn adopt_infra(node: &Node, pod: &PodId, monitor: &Monitor) -> Result<(), 
     adopted
         .map(drop)
         .map_err(|error| Error::Monitor(chain(&error)))
+}
+
+/// Gives a container to a monitor that does not have it. One that can't be adopted has ended.
+async fn adopt_or_lose(
+    node: &Arc<Node>,
+    live: &Live,
+    monitor: &Monitor,
+    container: &Container,
+) -> Result<(), Error> {
+    match adopt(node, live, monitor, container).await {
+        Ok(()) => Ok(()),
+        // It died as well: the next one adopts.
+        Err(Adoption::MonitorLost) => Err(Error::Monitor("lost".to_owned())),
+        Err(Adoption::Failed(error)) => {
+            let (id, error) = (container.id.as_str(), chain(&error));
+            tracing::error!(container = id, error, "container not adopted");
+            exits::lost(node, container).await;
+            Ok(())
+        }
+    }
 }
 
 /// Why a successor did not take a container over.
