@@ -3,6 +3,8 @@
 #![allow(clippy::large_futures, reason = "a client of tests holds few of them")]
 
 pub mod audit;
+pub mod bench;
+pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod image_maker;

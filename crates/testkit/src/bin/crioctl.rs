@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::client::Client;
-use testkit::{demo, progress};
+use testkit::{bench, demo, progress};
 
 use crioxide_testkit as testkit;
 
@@ -39,6 +39,18 @@ enum Command {
         /// The path.
         path: String,
     },
+    /// Times the calls of a pod's life, of several sockets in turns.
+    Bench {
+        /// `SOCKET=IMAGE`, for each.
+        #[arg(required = true)]
+        peers: Vec<String>,
+        /// Pods of each.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        /// Pods in the host's network.
+        #[arg(long)]
+        host_network: bool,
+    },
     /// Starts a daemon under a root of its own and shows a pod from image to exit code.
     Demo {
         /// An image in place of the one that is made here.
@@ -47,6 +59,18 @@ enum Command {
         /// Leaves everything running and says how to look at it.
         #[arg(long)]
         keep: bool,
+    },
+    /// Times the calls of a pod's life against CRI runtimes, in turns.
+    Bench {
+        /// A runtime to measure, NAME=SOCKET=IMAGE; may be repeated.
+        #[arg(long = "target", required = true)]
+        targets: Vec<bench::Target>,
+        /// Pods per network and runtime.
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+        /// Directory of pods' logs, which the runtimes must see under the same name.
+        #[arg(long, default_value = "/var/tmp/crioctl-bench")]
+        logs: PathBuf,
     },
 }
 
@@ -83,7 +107,19 @@ async fn run(arguments: Arguments) -> Result<()> {
             let client = Client::connect(&arguments.socket).await?;
             println!("{}", client.inspect(&path).await?);
         }
+        Command::Bench {
+            peers,
+            rounds,
+            host_network,
+        } => {
+            Box::pin(bench::run(&peers, rounds, host_network)).await?;
+        }
         Command::Demo { image, keep } => Box::pin(demo::run(image, keep)).await?,
+        Command::Bench {
+            targets,
+            rounds,
+            logs,
+        } => Box::pin(bench::run(&targets, rounds, &logs)).await?,
     }
     Ok(())
 }
