@@ -4,7 +4,6 @@
 
 pub mod audit;
 pub mod bench;
-pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod image_maker;

@@ -39,18 +39,6 @@ enum Command {
         /// The path.
         path: String,
     },
-    /// Times the calls of a pod's life, of several sockets in turns.
-    Bench {
-        /// `SOCKET=IMAGE`, for each.
-        #[arg(required = true)]
-        peers: Vec<String>,
-        /// Pods of each.
-        #[arg(long, default_value_t = 20)]
-        rounds: u32,
-        /// Pods in the host's network.
-        #[arg(long)]
-        host_network: bool,
-    },
     /// Starts a daemon under a root of its own and shows a pod from image to exit code.
     Demo {
         /// An image in place of the one that is made here.
@@ -59,18 +47,6 @@ enum Command {
         /// Leaves everything running and says how to look at it.
         #[arg(long)]
         keep: bool,
-    },
-    /// Times the calls of a pod's life against CRI runtimes, in turns.
-    Bench {
-        /// A runtime to measure, NAME=SOCKET=IMAGE; may be repeated.
-        #[arg(long = "target", required = true)]
-        targets: Vec<bench::Target>,
-        /// Pods per network and runtime.
-        #[arg(long, default_value_t = 20)]
-        rounds: usize,
-        /// Directory of pods' logs, which the runtimes must see under the same name.
-        #[arg(long, default_value = "/var/tmp/crioctl-bench")]
-        logs: PathBuf,
     },
 }
 
@@ -107,19 +83,7 @@ async fn run(arguments: Arguments) -> Result<()> {
             let client = Client::connect(&arguments.socket).await?;
             println!("{}", client.inspect(&path).await?);
         }
-        Command::Bench {
-            peers,
-            rounds,
-            host_network,
-        } => {
-            Box::pin(bench::run(&peers, rounds, host_network)).await?;
-        }
         Command::Demo { image, keep } => Box::pin(demo::run(image, keep)).await?,
-        Command::Bench {
-            targets,
-            rounds,
-            logs,
-        } => Box::pin(bench::run(&targets, rounds, &logs)).await?,
     }
     Ok(())
 }
