@@ -2,9 +2,8 @@
 //! the machine does meets all of them alike.
 #![allow(clippy::print_stdout, reason = "a benchmark's result is its output")]
 
-use std::fmt;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -28,79 +27,70 @@ const CALLS: [&str; 9] = [
 ];
 const POD_READY: &str = "pod ready";
 
-/// A runtime to measure: `NAME=SOCKET=IMAGE`, where the image has a `sleep` and a `true`.
+/// A runtime to measure: `SOCKET=IMAGE`, where the image has a `sleep` and a `true`.
 #[derive(Debug, Clone)]
-pub struct Target {
-    name: String,
+struct Peer {
     socket: PathBuf,
     image: String,
 }
 
-impl FromStr for Target {
+impl FromStr for Peer {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let mut parts = text.splitn(3, '=');
-        let mut part = || parts.next().filter(|part| !part.is_empty());
-        let wrong = "want NAME=SOCKET=IMAGE";
+        let (socket, image) = text.split_once('=').context("want SOCKET=IMAGE")?;
+        ensure!(!socket.is_empty() && !image.is_empty(), "want SOCKET=IMAGE");
         Ok(Self {
-            name: part().context(wrong)?.to_owned(),
-            socket: part().context(wrong)?.into(),
-            image: part().context(wrong)?.to_owned(),
+            socket: socket.into(),
+            image: image.to_owned(),
         })
     }
 }
 
-/// A pod's network.
-#[derive(Debug, Clone, Copy)]
-enum Network {
-    Host,
-    Cni,
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Host => "host network",
-            Self::Cni => "CNI network",
-        })
-    }
-}
-
-/// Runs `rounds` pods per network and target after one that is not counted, and prints a table
-/// per network: median and 95th percentile in milliseconds, and the median as a multiple of the
-/// first target's. Pods' logs go to `logs`, which the runtimes must see under the same name.
+/// Runs `rounds` pods with each of `peers` (`SOCKET=IMAGE`), in turns and after one that is not
+/// counted, and prints a table: median and 95th percentile in milliseconds, and the median as a
+/// multiple of the first peer's. Logs go below `/var/tmp`, which the runtimes must see.
 ///
 /// # Errors
-/// Any call that failed, with the target's name. Its pod stays.
-pub async fn run(targets: &[Target], rounds: usize, logs: &Path) -> Result<()> {
+/// Any call that failed, with the peer's socket. Its pod stays.
+pub async fn run(peers: &[String], rounds: u32, host_network: bool) -> Result<()> {
     ensure!(rounds > 0, "no rounds");
+    let peers: Vec<Peer> = peers
+        .iter()
+        .map(|peer| peer.parse())
+        .collect::<Result<_>>()?;
+    let logs = tempfile::Builder::new()
+        .prefix("crixb-")
+        .tempdir_in("/var/tmp")?;
     let mut clients = Vec::new();
-    for target in targets {
-        let client = Client::connect(&target.socket).await?;
-        pull(&client, &target.image)
+    for peer in &peers {
+        let client = Client::connect(&peer.socket).await?;
+        pull(&client, &peer.image)
             .await
-            .with_context(|| format!("{}: pull", target.name))?;
+            .with_context(|| format!("{}: pull", peer.socket.display()))?;
         clients.push(client);
     }
-    for network in [Network::Host, Network::Cni] {
-        let mut samples = vec![vec![Vec::new(); CALLS.len()]; targets.len()];
-        for round in 0..=rounds {
-            for ((target, client), samples) in targets.iter().zip(&clients).zip(&mut samples) {
-                let name = format!("bench-{round}");
-                let times = Box::pin(live(client, &target.image, network, &name, logs))
-                    .await
-                    .with_context(|| format!("{}, {network}", target.name))?;
-                if round > 0 {
-                    samples
-                        .iter_mut()
-                        .zip(times)
-                        .for_each(|(all, time)| all.push(time));
-                }
+    let mut samples = vec![vec![Vec::new(); CALLS.len()]; peers.len()];
+    for round in 0..=rounds {
+        let name = format!("bench-{round}");
+        let config = if host_network {
+            requests::host_network_pod(&name, logs.path())
+        } else {
+            requests::pod(&name, logs.path())
+        };
+        for ((peer, client), samples) in peers.iter().zip(&clients).zip(&mut samples) {
+            let times = Box::pin(live(client, &peer.image, config.clone()))
+                .await
+                .with_context(|| peer.socket.display().to_string())?;
+            if round > 0 {
+                samples
+                    .iter_mut()
+                    .zip(times)
+                    .for_each(|(all, time)| all.push(time));
             }
         }
-        table(network, targets, samples);
     }
+    table(host_network, &peers, samples);
     Ok(())
 }
 
@@ -120,14 +110,8 @@ async fn pull(client: &Client, image: &str) -> Result<()> {
 async fn live(
     client: &Client,
     image: &str,
-    network: Network,
-    name: &str,
-    logs: &Path,
+    config: v1::PodSandboxConfig,
 ) -> Result<[Duration; CALLS.len()]> {
-    let config = match network {
-        Network::Host => requests::host_network_pod(name, logs),
-        Network::Cni => requests::pod(name, logs),
-    };
     // As the kubelet does.
     std::fs::create_dir_all(&config.log_directory)?;
     let mut runtime = client.runtime();
@@ -182,14 +166,17 @@ async fn timed<T>(
     Ok((now.elapsed(), answer))
 }
 
-fn table(network: Network, targets: &[Target], mut samples: Vec<Vec<Vec<Duration>>>) {
+fn table(host_network: bool, peers: &[Peer], mut samples: Vec<Vec<Vec<Duration>>>) {
     samples.iter_mut().flatten().for_each(|all| all.sort());
-    let names = targets.iter().map(|target| format!(" {} |", target.name));
+    let network = if host_network { "host network" } else { "CNI" };
+    let names = peers
+        .iter()
+        .map(|peer| format!(" {} |", peer.socket.display()));
     println!(
-        "\n| {network}, ms: median / p95 |{}",
+        "| {network}, ms: median / p95 |{}",
         names.collect::<String>()
     );
-    println!("|---|{}", "---:|".repeat(targets.len()));
+    println!("|---|{}", "---:|".repeat(peers.len()));
     for (call, name) in CALLS.iter().enumerate() {
         print!("| {name} |");
         let mut first = None;
@@ -214,22 +201,24 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn percentiles_are_samples() {
         let times: Vec<_> = (1..=20).map(Duration::from_millis).collect();
-        assert_eq!(percentile(&times, 50), 10.0);
-        assert_eq!(percentile(&times, 95), 19.0);
-        assert_eq!(percentile(&times[..1], 95), 1.0);
+        assert!((percentile(&times, 50) - 10.0).abs() < 1e-9);
+        assert!((percentile(&times, 95) - 19.0).abs() < 1e-9);
+        assert!((percentile(&times[..1], 95) - 1.0).abs() < 1e-9);
     }
 
     #[test]
-    fn targets_have_three_parts() {
-        let target: Target = "a=/s=h:1/i:t".parse().expect("three parts");
-        assert_eq!(target.name, "a");
-        assert_eq!(target.socket, Path::new("/s"));
-        assert_eq!(target.image, "h:1/i:t");
-        assert!("a=/s".parse::<Target>().is_err());
+    fn peers_have_two_parts() {
+        let peer: Peer = "/s=h:1/i:t".parse().expect("two parts");
+        assert_eq!(peer.socket, Path::new("/s"));
+        assert_eq!(peer.image, "h:1/i:t");
+        assert!("/s".parse::<Peer>().is_err());
+        assert!("/s=".parse::<Peer>().is_err());
     }
 }
