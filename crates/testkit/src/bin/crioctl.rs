@@ -39,6 +39,18 @@ enum Command {
         /// The path.
         path: String,
     },
+    /// Times the calls of a pod's life, of several sockets in turns.
+    Bench {
+        /// `SOCKET=IMAGE`, for each.
+        #[arg(required = true)]
+        peers: Vec<String>,
+        /// Pods of each.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        /// Pods in the host's network.
+        #[arg(long)]
+        host_network: bool,
+    },
     /// Starts a daemon under a root of its own and shows a pod from image to exit code.
     Demo {
         /// An image in place of the one that is made here.
@@ -82,6 +94,13 @@ async fn run(arguments: Arguments) -> Result<()> {
         Command::Inspect { path } => {
             let client = Client::connect(&arguments.socket).await?;
             println!("{}", client.inspect(&path).await?);
+        }
+        Command::Bench {
+            peers,
+            rounds,
+            host_network,
+        } => {
+            Box::pin(bench::run(&peers, rounds, host_network)).await?;
         }
         Command::Demo { image, keep } => Box::pin(demo::run(image, keep)).await?,
     }
