@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod containers;
+mod costs;
 mod faults;
 mod fixture;
 mod images;
