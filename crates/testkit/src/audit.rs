@@ -61,7 +61,7 @@ pub fn left(node: &Node) -> Vec<String> {
     left
 }
 
-fn files(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+pub(crate) fn files(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -70,7 +70,7 @@ fn files(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 
 /// Mounts beneath the node's directories, the innermost first. podman's bind of the store onto
 /// itself is podman's.
-fn mounts(node: &Node) -> Vec<PathBuf> {
+pub(crate) fn mounts(node: &Node) -> Vec<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = text
         .lines()
@@ -86,7 +86,7 @@ fn mounts(node: &Node) -> Vec<PathBuf> {
 }
 
 /// Processes whose command line names the node.
-fn processes(node: &Node) -> Vec<(i32, String)> {
+pub(crate) fn processes(node: &Node) -> Vec<(i32, String)> {
     let own = std::process::id().to_string();
     let mut found = Vec::new();
     for entry in files(Path::new("/proc")) {
@@ -108,7 +108,7 @@ fn processes(node: &Node) -> Vec<(i32, String)> {
 }
 
 /// Cgroups beneath the node's, the innermost first.
-fn cgroups(node: &Node) -> Vec<PathBuf> {
+pub(crate) fn cgroups(node: &Node) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         files(dir)
             .filter(|path| path.is_dir())

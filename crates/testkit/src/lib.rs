@@ -11,3 +11,4 @@ pub mod node;
 pub mod progress;
 pub mod registry;
 pub mod requests;
+pub mod soak;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::client::Client;
-use testkit::{bench, demo, progress};
+use testkit::{bench, demo, progress, soak};
 
 use crioxide_testkit as testkit;
 
@@ -60,6 +60,15 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Runs many pods under a daemon of its own, and says what is left and what they cost.
+    Soak {
+        /// Pods one after another.
+        #[arg(long, default_value_t = 200)]
+        one_by_one: u32,
+        /// Pods at once.
+        #[arg(long, default_value_t = 50)]
+        at_once: u32,
+    },
 }
 
 fn main() -> Result<()> {
@@ -102,6 +111,10 @@ async fn run(arguments: Arguments) -> Result<()> {
         } => {
             Box::pin(bench::run(&peers, rounds, host_network)).await?;
         }
+        Command::Soak {
+            one_by_one,
+            at_once,
+        } => Box::pin(soak::run(one_by_one, at_once)).await?,
         Command::Demo { image, keep } => Box::pin(demo::run(image, keep)).await?,
     }
     Ok(())
