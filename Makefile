@@ -1,8 +1,10 @@
 # make demo  shows a pod from an image reference to an exit code     IMAGE=…  KEEP=1
 # make test  runs formatting, lints, unit and integration tests
-# Both install what they need on Debian 12 and 13, and say so first.
+# make critest      runs the conformance suite with the default runtime   CRITEST=…  FOCUS=…
+# make critest-all  the same with runc and with crun
+# demo and test install what they need on Debian 12 and 13, and say so first.
 
-.PHONY: all demo test test-faults check unit integration setup release
+.PHONY: all demo test test-faults critest critest-all check unit integration setup release
 
 all: setup
 	@scripts/build >/dev/null
@@ -34,3 +36,10 @@ integration:
 # Every stage of every operation: failed, repeated, killed.
 test-faults: setup
 	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin CRIOXIDE_ALL_FAULTS=1 cargo test --locked -p crioxide-tests -q faults
+
+# The conformance suite is not ours: CRITEST names it, or it is in PATH (see README.md).
+critest: setup
+	@scripts/critest
+
+critest-all: setup
+	@scripts/critest runc && scripts/critest crun

@@ -430,20 +430,50 @@ fn busybox_archive() -> &'static [u8] {
         entries.push(Entry::file("etc/passwd", 0o644, PASSWD));
         entries.push(Entry::file("etc/group", 0o644, GROUP));
         entries.push(Entry::file("bin/busybox", 0o755, read("/usr/bin/busybox")));
-        for library in output("/usr/bin/ldd", &["/usr/bin/busybox"]).split_whitespace() {
-            if library.starts_with('/') {
-                let name = library.trim_start_matches('/');
-                entries.extend(parents(name));
-                entries.push(Entry::file(name, 0o755, read(library)));
-            }
-        }
+        entries.extend(libraries(Path::new("/usr/bin/busybox")));
         for applet in output("/usr/bin/busybox", &["--list"]).split_whitespace() {
             if applet != "busybox" {
-                entries.push(Entry::symlink(&format!("bin/{applet}"), "busybox"));
+                // Hard links: who masks one applet's path does not mask all of them.
+                entries.push(Entry::hardlink(&format!("bin/{applet}"), "bin/busybox"));
             }
         }
         archive(&entries)
     })
+}
+
+/// Programs of this machine at their own paths, with their libraries.
+///
+/// # Panics
+/// One isn't installed.
+#[must_use]
+pub fn programs(paths: &[&Path]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for path in paths {
+        let name = path.to_string_lossy();
+        let name = name.trim_start_matches('/');
+        entries.extend(parents(name));
+        entries.push(Entry::file(name, 0o755, read(&path.to_string_lossy())));
+        entries.extend(libraries(path));
+    }
+    entries
+}
+
+/// The libraries that a program is linked with.
+///
+/// # Panics
+/// One isn't installed.
+#[must_use]
+pub fn libraries(program: &Path) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let linked = output("/usr/bin/ldd", &[&program.to_string_lossy()]);
+    for library in linked.split_whitespace() {
+        if library.starts_with('/') {
+            let name = library.trim_start_matches('/');
+            entries.extend(parents(name));
+            entries.push(Entry::file(name, 0o755, read(library)));
+        }
+    }
+    entries
 }
 
 const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\n\

@@ -32,6 +32,8 @@ pub struct Options {
     pub network: Option<String>,
     /// Registries that are spoken to without TLS, `host:port`.
     pub insecure: Vec<String>,
+    /// Further lines of `registries.conf`.
+    pub registries: String,
     /// Log level of the daemon; `debug` if empty.
     pub log_level: String,
 }
@@ -100,7 +102,8 @@ impl Node {
         let insecure = self.options.insecure.iter();
         let insecure =
             insecure.map(|host| format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true\n"));
-        write("registries.conf", &insecure.collect::<String>())?;
+        let insecure: String = insecure.collect();
+        write("registries.conf", &(insecure + &self.options.registries))?;
         // A bridge and a range of its own; both are derived from the node's name.
         let number = u32::from_str_radix(random, 16).unwrap_or(0);
         let (third, fourth) = (number >> 4 & 0xff, (number & 0xf) << 4);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::client::Client;
-use testkit::{bench, demo, progress, soak};
+use testkit::{bench, critest, demo, progress, soak};
 
 use crioxide_testkit as testkit;
 
@@ -59,6 +59,24 @@ enum Command {
         /// Leaves everything running and says how to look at it.
         #[arg(long)]
         keep: bool,
+    },
+    /// Runs the field's conformance suite against a daemon of its own.
+    Critest {
+        /// The suite's program, of version 1.36.
+        #[arg(long)]
+        critest: PathBuf,
+        /// Where Debian's nginx packages are unpacked.
+        #[arg(long)]
+        nginx: PathBuf,
+        /// The OCI runtime.
+        #[arg(long, default_value = "")]
+        runtime: String,
+        /// Further lines of crio.conf.
+        #[arg(long, default_value = "")]
+        config: String,
+        /// Further arguments of the suite.
+        #[arg(last = true)]
+        arguments: Vec<std::ffi::OsString>,
     },
     /// Runs many pods under a daemon of its own, and says what is left and what they cost.
     Soak {
@@ -110,6 +128,22 @@ async fn run(arguments: Arguments) -> Result<()> {
             host_network,
         } => {
             Box::pin(bench::run(&peers, rounds, host_network)).await?;
+        }
+        Command::Critest {
+            critest: program,
+            nginx,
+            runtime,
+            config,
+            arguments,
+        } => {
+            let suite = critest::Suite {
+                critest: program,
+                nginx,
+                runtime,
+                config,
+                arguments,
+            };
+            Box::pin(critest::run(suite)).await?;
         }
         Command::Soak {
             one_by_one,
