@@ -75,7 +75,7 @@ pub(crate) fn status(container: &Container) -> v1::ContainerStatus {
         image_id: made.image_id.clone(),
         labels: request.labels.clone().into_iter().collect(),
         annotations: request.annotations.clone().into_iter().collect(),
-        mounts: request.mounts.iter().map(mount).collect(),
+        mounts: mounts(request, &made.image_volumes),
         log_path: made.log_path.clone(),
         resources: Some(v1::ContainerResources {
             linux: Some(resources(&request.resources)),
@@ -108,6 +108,25 @@ pub(crate) fn status(container: &Container) -> v1::ContainerStatus {
         }
     }
     status
+}
+
+/// The mounts of a request; `images` are the ids of those that are images, in their order.
+fn mounts(request: &pods::ContainerRequest, images: &[String]) -> Vec<v1::Mount> {
+    let mut images = images.iter();
+    let on_wire = |asked: &pods::request::Mount| {
+        let mut shown = mount(asked);
+        if let Some(volume) = &asked.image {
+            shown.image = Some(v1::ImageSpec {
+                image: volume.image.clone(),
+                user_specified_image: volume.user_specified.clone(),
+                image_ref: images.next().cloned().unwrap_or_default(),
+                ..Default::default()
+            });
+            shown.image_sub_path.clone_from(&volume.sub_path);
+        }
+        shown
+    };
+    request.mounts.iter().map(on_wire).collect()
 }
 
 fn mount(mount: &pods::request::Mount) -> v1::Mount {

@@ -1,17 +1,17 @@
 //! The service `runtime.v1.ImageService`.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures_util::Stream;
 use image::{Credentials, Image, Images, PullRequest, User};
+use pods::Pods;
 use serde_json::json;
 use sys::pool::Pool;
 use tonic::{Request, Response, Status};
 
 use crate::checked::{invalid, required};
 use crate::errors::image_status;
+use crate::pieces::{self, Answers};
 use crate::runtime_service::info;
 use crate::sandboxes::nanos;
 use crate::v1;
@@ -21,6 +21,8 @@ use crate::v1;
 pub struct ImageService {
     images: Arc<Images>,
     store: storage::Store,
+    /// Knows which images are mounted in containers.
+    pods: Pods,
     /// Reads of the store's index, which may have to be loaded again.
     pool: Pool,
 }
@@ -30,10 +32,11 @@ type Answer<T> = Result<Response<T>, Status>;
 impl ImageService {
     /// Makes the service.
     #[must_use]
-    pub fn new(images: Arc<Images>, store: storage::Store) -> Self {
+    pub fn new(images: Arc<Images>, store: storage::Store, pods: Pods) -> Self {
         Self {
             images,
             store,
+            pods,
             pool: Pool::new("images", 4),
         }
     }
@@ -43,6 +46,21 @@ impl ImageService {
             .find(&name)
             .await
             .map_err(|error| image_status(&error))
+    }
+
+    /// All images, or the one that a filter names.
+    async fn matching(&self, filter: Option<v1::ImageFilter>) -> Result<Vec<v1::Image>, Status> {
+        let wanted = filter
+            .and_then(|filter| filter.image)
+            .map(|image| image.image);
+        let images = match wanted.filter(|name| !name.is_empty()) {
+            Some(name) => self.find(name).await?.into_iter().collect(),
+            None => {
+                let list = self.images.list().await;
+                list.map_err(|error| image_status(&error))?
+            }
+        };
+        Ok(images.iter().map(on_wire).collect())
     }
 }
 
@@ -112,33 +130,17 @@ impl v1::image_service_server::ImageService for ImageService {
         &self,
         request: Request<v1::ListImagesRequest>,
     ) -> Answer<v1::ListImagesResponse> {
-        let wanted = request
-            .into_inner()
-            .filter
-            .and_then(|filter| filter.image)
-            .map(|image| image.image);
-        let images = match wanted.filter(|name| !name.is_empty()) {
-            Some(name) => self.find(name).await?.iter().map(on_wire).collect(),
-            None => {
-                let list = self.images.list().await;
-                list.map_err(|error| image_status(&error))?
-                    .iter()
-                    .map(on_wire)
-                    .collect()
-            }
-        };
+        let images = self.matching(request.into_inner().filter).await?;
         Ok(Response::new(v1::ListImagesResponse { images }))
     }
 
-    type StreamImagesStream =
-        Pin<Box<dyn Stream<Item = Result<v1::StreamImagesResponse, Status>> + Send>>;
+    type StreamImagesStream = Answers<v1::StreamImagesResponse>;
     async fn stream_images(
         &self,
-        _: Request<v1::StreamImagesRequest>,
+        request: Request<v1::StreamImagesRequest>,
     ) -> Answer<Self::StreamImagesStream> {
-        Err(Status::unimplemented(
-            "StreamImages is not built yet in this version of crioxide",
-        ))
+        let images = self.matching(request.into_inner().filter).await?;
+        pieces::answer(images, |images| v1::StreamImagesResponse { images })
     }
 
     async fn image_status(
@@ -197,8 +199,9 @@ impl v1::image_service_server::ImageService for ImageService {
         if name.is_empty() {
             return Err(invalid("image.image", "is empty"));
         }
+        let mounted = self.pods.snapshot().image_volumes();
         self.images
-            .remove(&name)
+            .remove(&name, mounted)
             .await
             .map_err(|error| image_status(&error))?;
         Ok(Response::new(v1::RemoveImageResponse {}))

@@ -7,7 +7,9 @@
 mod checked;
 mod containers;
 pub mod errors;
+mod events;
 mod image_service;
+mod pieces;
 mod runtime_service;
 mod sandboxes;
 pub mod v1;

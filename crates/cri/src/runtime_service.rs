@@ -1,17 +1,16 @@
 //! The service `runtime.v1.RuntimeService`.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
 use pods::Pods;
 use serde_json::json;
 use tonic::{Request, Response, Status};
 
 use crate::errors::status;
-use crate::{checked, containers, sandboxes, v1};
+use crate::pieces::{self, Answers};
+use crate::{checked, containers, events, sandboxes, v1};
 
 /// Who answers, as Version tells.
 #[derive(Debug, Clone)]
@@ -29,6 +28,8 @@ pub struct RuntimeService {
     identity: Identity,
     /// The configuration in force, as Status shows it.
     config: Arc<str>,
+    /// Whether clients may subscribe to events (`enable_pod_events`).
+    pod_events: bool,
 }
 
 impl RuntimeService {
@@ -39,12 +40,18 @@ impl RuntimeService {
             pods,
             identity,
             config,
+            pod_events: false,
         }
+    }
+
+    /// Allows clients to subscribe to events.
+    #[must_use]
+    pub fn with_pod_events(mut self, allowed: bool) -> Self {
+        self.pod_events = allowed;
+        self
     }
 }
 
-/// A stream of answers.
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Answer<T> = Result<Response<T>, Status>;
 
 fn not_built<T>(call: &str) -> Answer<T> {
@@ -118,6 +125,11 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
             status: Some(sandboxes::status(&pod)),
             ..Default::default()
         };
+        if self.pod_events {
+            let of_pod = snapshot.containers_of(&pod.id);
+            response.containers_statuses = of_pod.map(|one| containers::status(one)).collect();
+            response.timestamp = sandboxes::nanos(std::time::SystemTime::now());
+        }
         if request.verbose {
             let spec = self
                 .pods
@@ -326,17 +338,25 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
     type StreamPodSandboxesStream = Answers<v1::StreamPodSandboxesResponse>;
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<v1::StreamPodSandboxesRequest>,
+        request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        not_built("StreamPodSandboxes")
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let items = sandboxes::list(&self.pods.snapshot(), &filter);
+        pieces::answer(items, |pod_sandboxes| v1::StreamPodSandboxesResponse {
+            pod_sandboxes,
+        })
     }
 
     type StreamContainersStream = Answers<v1::StreamContainersResponse>;
     async fn stream_containers(
         &self,
-        _: Request<v1::StreamContainersRequest>,
+        request: Request<v1::StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
-        not_built("StreamContainers")
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let items = containers::list(&self.pods.snapshot(), &filter);
+        pieces::answer(items, |containers| v1::StreamContainersResponse {
+            containers,
+        })
     }
 
     async fn update_container_resources(
@@ -431,7 +451,12 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
         &self,
         _: Request<v1::GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        not_built("GetContainerEvents")
+        if !self.pod_events {
+            return Err(Status::failed_precondition(
+                "pod events are not enabled: set enable_pod_events in crio.conf",
+            ));
+        }
+        Ok(Response::new(events::stream(&self.pods)))
     }
 
     async fn list_metric_descriptors(

@@ -182,14 +182,17 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     let pods = pods::Pods::start(pods_options, rooms)
         .await
         .context("read the records")?;
+    let pruner = Arc::clone(&images);
+    tokio::spawn(async move { pruner.prune().await });
     let identity = cri::Identity {
         name: argument(matches, "runtime-name").to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let shown: Arc<str> = options::shown(settings).into();
     let services = serve::Services {
-        runtime: cri::RuntimeService::new(pods.clone(), identity, Arc::clone(&shown)),
-        images: cri::ImageService::new(Arc::clone(&images), store),
+        runtime: cri::RuntimeService::new(pods.clone(), identity, Arc::clone(&shown))
+            .with_pod_events(settings.bool("crio.runtime", "enable_pod_events")),
+        images: cri::ImageService::new(Arc::clone(&images), store, pods.clone()),
         inspect: inspect::Inspect {
             pods: pods.clone(),
             images,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use storage::{ContainerId, Digest};
+use storage::Digest;
 
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -98,7 +98,7 @@ pub enum Error {
         /// The image as it was asked for.
         image: String,
         /// A container that was made from it.
-        container: ContainerId,
+        container: String,
     },
     /// Several sources were tried: the last one's error, and what the mirrors said.
     #[error("{last} (Mirrors also failed: [{}])", mirrors.join("; "))]
@@ -150,7 +150,7 @@ impl From<storage::Error> for Error {
         match error {
             storage::Error::ImageInUse { image, container } => Self::InUse {
                 image: image.to_string(),
-                container,
+                container: container.to_string(),
             },
             other => Self::Storage(other),
         }

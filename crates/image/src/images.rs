@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use storage::{Digest, ImageId, Store};
 use sys::pool::Pool;
@@ -105,6 +106,24 @@ impl Images {
     pub async fn list(&self) -> Result<Vec<Image>> {
         let shared = Arc::clone(&self.0);
         self.0.puller.files.run(move || shared.list()).await
+    }
+
+    /// Removes layers that pulls left behind which did not come to their end, and are older than
+    /// any pull may take. Logs what it did.
+    pub async fn prune(&self) {
+        const AGE: Duration = Duration::from_secs(6 * 3600);
+        let store = self.0.puller.store.clone();
+        let pruned = self
+            .0
+            .puller
+            .files
+            .run(move || store.prune_layers(AGE))
+            .await;
+        match pruned {
+            Ok(0) => {}
+            Ok(layers) => tracing::info!(layers, "layers removed that nothing refers to"),
+            Err(error) => tracing::warn!(%error, "layers of unfinished pulls not looked for"),
+        }
     }
 
     /// Tells whether an image may run under the name that the user gave it (or, by ID, under one

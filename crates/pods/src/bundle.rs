@@ -18,7 +18,7 @@ use crate::request::{PidMode, Profile, Shared};
 use crate::rootfs::Rootfs;
 use crate::state::container::Made;
 use crate::state::pod::Pod;
-use crate::{ContainerId, ContainerRequest, Error, devices, files};
+use crate::{ContainerId, ContainerRequest, Error, devices, files, image_volumes};
 
 /// What a container is made from.
 #[derive(Debug)]
@@ -33,6 +33,10 @@ pub(crate) struct Ingredients {
     pub(crate) created: SystemTime,
     /// The mounted root.
     pub(crate) root: PathBuf,
+    /// The bundle's directory.
+    pub(crate) bundle: PathBuf,
+    /// Ids of the images that are mounted beside its own.
+    pub(crate) image_volumes: Vec<String>,
     /// Path of the process namespace that is joined, where one is.
     pub(crate) pid_namespace: Namespace,
     pub(crate) log_path: String,
@@ -48,8 +52,14 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     let cwd = spec::process::working_dir(&from.image, &request.working_dir)?;
     rootfs.make_dir(&cwd)?;
     let mut binds = Vec::with_capacity(request.mounts.len());
+    let mut volumes = image_volumes::sources(&from.bundle, request)?.into_iter();
     for mount in &request.mounts {
-        binds.push(bind(node, mount, handler.features.recursive_readonly)?);
+        let source = match &mount.image {
+            Some(_) => volumes.next().unwrap_or_default(),
+            None => host_source(node, mount)?,
+        };
+        let rro_supported = handler.features.recursive_readonly;
+        binds.push(bind(mount, source, rro_supported)?);
     }
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
     let devices = devices::resolve(&request.devices, all_devices)?;
@@ -72,6 +82,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         cgroup: format!("{}/crio-{}", pod.made.cgroup_parent, from.id),
         terminal: request.tty,
         root: from.root.clone(),
+        image_volumes: from.image_volumes.clone(),
     };
     let process = oci::Process {
         terminal: request.tty,
@@ -178,10 +189,10 @@ fn pod_files(pod: &Pod) -> Vec<(&'static str, PathBuf)> {
     ]
 }
 
-/// A requested mount with its source found, or made where it is missing.
+/// A requested mount of what is at `source`.
 fn bind(
-    node: &Node,
     mount: &crate::request::Mount,
+    source: PathBuf,
     rro_supported: bool,
 ) -> Result<mounts::Bind, Error> {
     if mount.recursive_readonly
@@ -198,6 +209,17 @@ fn bind(
             "the runtime handler has no recursive read-only mounts".to_owned(),
         ));
     }
+    Ok(mounts::Bind {
+        destination: mount.container_path.clone(),
+        source,
+        readonly: mount.readonly,
+        recursive_readonly: mount.recursive_readonly,
+        propagation: mount.propagation,
+    })
+}
+
+/// A mount's source on the host, made where it is missing.
+fn host_source(node: &Node, mount: &crate::request::Mount) -> Result<PathBuf, Error> {
     let source = match node.options.bind_mount_prefix.as_os_str().is_empty() {
         true => PathBuf::from(&mount.host_path),
         false => node
@@ -211,8 +233,8 @@ fn bind(
             mount.host_path
         )));
     }
-    let source = match source.metadata() {
-        Ok(_) => source,
+    match source.metadata() {
+        Ok(_) => Ok(source),
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
             if node.options.absent_sources_rejected.contains(&source) {
                 return Err(Error::Invalid(format!(
@@ -221,17 +243,10 @@ fn bind(
                 )));
             }
             fs::create_dir_all(&source).map_err(Error::io("create mount source", &source))?;
-            source
+            Ok(source)
         }
-        Err(error) => return Err(Error::io("look at mount source", source)(error)),
-    };
-    Ok(mounts::Bind {
-        destination: mount.container_path.clone(),
-        source,
-        readonly: mount.readonly,
-        recursive_readonly: mount.recursive_readonly,
-        propagation: mount.propagation,
-    })
+        Err(error) => Err(Error::io("look at mount source", source)(error)),
+    }
 }
 
 fn namespaces(node: &Node, pod: &Pod, pid: Namespace) -> Namespaces {

@@ -46,6 +46,16 @@ pub enum Error {
     /// The image is not on the node.
     #[error("image {0:?} is not present: pull it first")]
     NoImage(String),
+    /// An image can't be mounted in a container. The first word is the kubelet's.
+    #[error("ImageVolumeMountFailed: image {image:?} on {container_path}: {text}")]
+    ImageVolume {
+        /// The image, as asked for.
+        image: String,
+        /// Where it was to be.
+        container_path: String,
+        /// Why it isn't.
+        text: String,
+    },
     /// The image may not run, or can't be read.
     #[error(transparent)]
     Image(#[from] image::Error),

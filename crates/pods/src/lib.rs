@@ -10,10 +10,12 @@
 mod bundle;
 mod devices;
 mod error;
+mod events;
 mod exits;
 mod files;
 mod host;
 mod ids;
+mod image_volumes;
 mod infra;
 mod monitors;
 mod namespaces;
@@ -28,6 +30,7 @@ mod snapshot;
 pub mod state;
 
 pub use error::Error;
+pub use events::{Event, Happened};
 pub use ids::{ContainerId, PodId};
 pub use node::{Options, Rooms};
 pub use operations::Running as RunningOperation;
@@ -173,6 +176,13 @@ impl Pods {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.0.table.load()
+    }
+
+    /// Subscribes to events: first what has happened last to all that is there, then what happens.
+    /// The queue ends when its reader is too slow: then something may have been missed.
+    #[must_use]
+    pub fn events(&self) -> (Vec<Event>, tokio::sync::mpsc::Receiver<Event>) {
+        self.0.table.subscribe()
     }
 
     /// The operations that run.

@@ -138,13 +138,27 @@ pub enum Profile {
     Localhost(String),
 }
 
-/// A host path shown in a container.
+/// Files of an image shown in a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// The image as the caller refers to it.
+    pub image: String,
+    /// The name that the user wrote; empty if not told.
+    pub user_specified: String,
+    /// Directory of the image that is shown; all of it if empty.
+    pub sub_path: String,
+}
+
+/// A host path, or an image, shown in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Path in the container, absolute.
     pub container_path: String,
-    /// Path on the host, absolute.
+    /// Path on the host, absolute; empty for an image.
     pub host_path: String,
+    /// The image, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageVolume>,
     /// Whether it can't be written.
     pub readonly: bool,
     /// Whether that goes for mounts beneath it too.

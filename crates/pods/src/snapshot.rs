@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use crate::events::{self, Event, Happened, Subscribers};
 use crate::request::PodKey;
 use crate::state::container::{Container, IllegalStep, Phase};
 use crate::state::pod::Pod;
@@ -58,6 +59,18 @@ impl Snapshot {
             .cloned()
     }
 
+    /// Images that containers have mounted beside their own: id of image, id of a container.
+    #[must_use]
+    pub fn image_volumes(&self) -> BTreeMap<String, String> {
+        let containers = self.containers.values();
+        containers
+            .flat_map(|container| {
+                let images = container.made.image_volumes.iter();
+                images.map(|image| (image.clone(), container.id.to_string()))
+            })
+            .collect()
+    }
+
     /// Containers of a pod.
     pub fn containers_of<'a>(&'a self, pod: &'a PodId) -> impl Iterator<Item = &'a Arc<Container>> {
         self.containers
@@ -88,8 +101,8 @@ fn unique<'a, T: 'a>(
 #[derive(Debug)]
 pub(crate) struct Table {
     current: ArcSwap<Snapshot>,
-    /// Held for a change only, never across I/O.
-    changing: Mutex<()>,
+    /// Held for a change only, never across I/O. Who changes tells the subscribers.
+    changing: Mutex<Subscribers>,
     changes: watch::Sender<u64>,
 }
 
@@ -97,7 +110,7 @@ impl Table {
     pub(crate) fn new(snapshot: Snapshot) -> Self {
         Self {
             current: ArcSwap::from_pointee(snapshot),
-            changing: Mutex::new(()),
+            changing: Mutex::default(),
             changes: watch::Sender::new(0),
         }
     }
@@ -107,25 +120,51 @@ impl Table {
     }
 
     pub(crate) fn put_pod(&self, pod: Pod) {
-        self.change(|snapshot| drop(snapshot.pods.insert(pod.id.clone(), Arc::new(pod))));
+        let pod = Arc::new(pod);
+        self.change(|snapshot| {
+            let old = snapshot.pods.insert(pod.id.clone(), Arc::clone(&pod));
+            let happened = match old.as_ref().map(|old| old.ready) {
+                None if pod.ready => vec![Happened::Created, Happened::Started],
+                None => vec![Happened::Created],
+                Some(true) if !pod.ready => vec![Happened::Stopped],
+                Some(_) => Vec::new(),
+            };
+            let events = happened
+                .into_iter()
+                .map(|happened| Event::of_pod(happened, &pod, snapshot));
+            ((), events.collect())
+        });
     }
 
     pub(crate) fn put_container(&self, container: Container) {
+        let container = Arc::new(container);
         self.change(|snapshot| {
-            drop(
-                snapshot
-                    .containers
-                    .insert(container.id.clone(), Arc::new(container)),
-            )
+            let id = container.id.clone();
+            let old = snapshot.containers.insert(id, Arc::clone(&container));
+            let happened = events::last(&container.phase);
+            let known = old.is_some_and(|old| events::last(&old.phase) == happened);
+            let event = Event::of_container(happened, &container, snapshot);
+            ((), event.filter(|_| !known).into_iter().collect())
         });
     }
 
     pub(crate) fn remove_pod(&self, id: &PodId) {
-        self.change(|snapshot| drop(snapshot.pods.remove(id)));
+        self.change(|snapshot| {
+            let gone = snapshot.pods.remove(id);
+            let events = gone
+                .iter()
+                .map(|pod| Event::of_pod(Happened::Deleted, pod, snapshot));
+            ((), events.collect())
+        });
     }
 
     pub(crate) fn remove_container(&self, id: &ContainerId) {
-        self.change(|snapshot| drop(snapshot.containers.remove(id)));
+        self.change(|snapshot| {
+            let gone = snapshot.containers.remove(id);
+            let event =
+                gone.and_then(|gone| Event::of_container(Happened::Deleted, &gone, snapshot));
+            ((), event.into_iter().collect())
+        });
     }
 
     /// Moves a container on; `None` when it is gone.
@@ -135,17 +174,23 @@ impl Table {
         step: impl FnOnce(&Phase) -> Result<Phase, IllegalStep>,
     ) -> Option<Result<Arc<Container>, IllegalStep>> {
         self.change(|snapshot| {
-            let old = snapshot.containers.get(id)?;
+            let Some(old) = snapshot.containers.get(id) else {
+                return (None, Vec::new());
+            };
+            let before = events::last(&old.phase);
             let phase = match step(&old.phase) {
                 Ok(phase) => phase,
-                Err(illegal) => return Some(Err(illegal)),
+                Err(illegal) => return (Some(Err(illegal)), Vec::new()),
             };
             let new = Arc::new(Container {
                 phase,
                 ..Container::clone(old)
             });
             snapshot.containers.insert(id.clone(), Arc::clone(&new));
-            Some(Ok(new))
+            let happened = events::last(&new.phase);
+            let event = Event::of_container(happened, &new, snapshot);
+            let events = event.filter(|_| happened != before).into_iter().collect();
+            (Some(Ok(new)), events)
         })
     }
 
@@ -164,13 +209,23 @@ impl Table {
         }
     }
 
-    fn change<T>(&self, with: impl FnOnce(&mut Snapshot) -> T) -> T {
-        let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What is there, and a queue of what happens from then on.
+    pub(crate) fn subscribe(&self) -> (Vec<Event>, mpsc::Receiver<Event>) {
+        let mut subscribers = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        (events::present(&self.current.load()), subscribers.add())
+    }
+
+    /// Changes the snapshot; `with` says what that means to subscribers.
+    fn change<T>(&self, with: impl FnOnce(&mut Snapshot) -> (T, Vec<Event>)) -> T {
+        let mut subscribers = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Snapshot::clone(&self.current.load());
-        let result = with(&mut next);
+        let (result, events) = with(&mut next);
         self.current.store(Arc::new(next));
         self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
+        for event in &events {
+            subscribers.tell(event);
+        }
         result
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sys::lock::{Kind, LockFile};
@@ -11,7 +11,7 @@ use sys::mount::{self, Flags, Overlay};
 
 use crate::error::Context;
 use crate::table::{self, LastWriter, Order, Rank};
-use crate::{Error, LayerId, Store, driver};
+use crate::{Error, ImageId, LayerId, Store, driver};
 
 /// A mounted layer.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -124,6 +124,36 @@ impl Store {
         } else {
             Ok(())
         }
+    }
+
+    /// Mounts an image's files on `target`, an empty directory of the caller's; they can't be
+    /// written. The caller unmounts it, and keeps the image from being removed until then.
+    ///
+    /// # Errors
+    /// [`Error::ImageUnknown`]; the mount fails.
+    pub fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error> {
+        let paths = self.paths();
+        let image = self.image(id)?;
+        let top = image
+            .top_layer
+            .as_ref()
+            .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        let mut lowers = vec![PathBuf::from(top.as_str()).join("diff")];
+        let below = driver::lowers(paths, top)?;
+        if below.is_empty() {
+            // An overlay that is only read wants two layers at least.
+            lowers.push(PathBuf::from(top.as_str()).join("empty"));
+        }
+        lowers.extend(below.into_iter().map(PathBuf::from));
+        let (flags, options) = self.mount_options();
+        let overlay = Overlay {
+            base: paths.overlay(),
+            lowers,
+            upper: None,
+            options,
+            flags,
+        };
+        mount::overlay(&overlay, target).at("mount image on", target)
     }
 
     fn mount_overlay(&self, id: &LayerId, label: &str) -> Result<(), Error> {

@@ -81,7 +81,8 @@ async fn run_against(node: &Node, program: &Path, further: Vec<OsString>) -> Res
     let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     spec.fds = vec![(input.as_fd(), 0), (output.as_fd(), 1), (errors.as_fd(), 2)];
     let mut child = spawn(&spec).context("start critest")?;
-    let status = tokio::task::spawn_blocking(move || child.wait(None)).await??;
+    let pool = sys::pool::Pool::new("critest", 1);
+    let status = pool.run(move || child.wait(None)).await?;
     let code = status.map(sys::spawn::Status::code);
     ensure!(code == Some(0), "critest ended with {code:?}");
     Ok(())

@@ -32,6 +32,8 @@ pub struct Options {
     pub network: Option<String>,
     /// Registries that are spoken to without TLS, `host:port`.
     pub insecure: Vec<String>,
+    /// Whether clients may subscribe to events.
+    pub events: bool,
     /// Further lines of `registries.conf`.
     pub registries: String,
     /// Log level of the daemon; `debug` if empty.
@@ -142,6 +144,7 @@ listen = "{socket}"
 cgroup_manager = "cgroupfs"
 default_runtime = "{runtime}"
 container_exits_dir = "{run}/exits"
+enable_pod_events = {events}
 namespaces_dir = "{run}/ns"
 log_level = "{level}"
 [crio.runtime.runtimes.{runtime}]
@@ -155,6 +158,7 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             dir = self.dir.display(),
             run = self.run_dir.display(),
             socket = self.socket().display(),
+            events = self.options.events,
             level = if self.options.log_level.is_empty() {
                 "debug"
             } else {

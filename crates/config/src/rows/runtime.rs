@@ -563,7 +563,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Bool,
         default: "false",
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "enable-pod-events",
         env: "ENABLE_POD_EVENTS",
         help: "GetContainerEvents stream (evented PLEG)",

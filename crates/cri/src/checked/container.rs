@@ -1,7 +1,7 @@
 //! CreateContainerRequest.
 
 use pods::ContainerRequest;
-use pods::request::{Device, Mount};
+use pods::request::{Device, ImageVolume, Mount};
 use spec::mounts::Propagation;
 use spec::{capabilities, resources as limits, user};
 use tonic::Status;
@@ -17,6 +17,15 @@ pub(crate) fn container(config: Option<v1::ContainerConfig>) -> Result<Container
     let linux = config.linux.unwrap_or_default();
     let told = linux.security_context.is_some();
     let security = linux.security_context.unwrap_or_default();
+    if security.run_as_group.is_some()
+        && security.run_as_user.is_none()
+        && security.run_as_username.is_empty()
+    {
+        return Err(invalid(
+            "config.linux.security_context.run_as_group",
+            "user group is specified without user or username",
+        ));
+    }
     let namespaces = security.namespace_options.clone().unwrap_or_default();
     no_user_namespace(&namespaces)?;
     if !config.cdi_devices.is_empty() {
@@ -120,16 +129,7 @@ fn resources(from: v1::LinuxContainerResources) -> limits::Request {
 }
 
 fn mount(mount: v1::Mount) -> Result<Mount, Status> {
-    if mount
-        .image
-        .as_ref()
-        .is_some_and(|image| !image.image.is_empty())
-    {
-        return Err(invalid(
-            "config.mounts.image",
-            "image mounts are not built yet",
-        ));
-    }
+    let image = mount.image.filter(|image| !image.image.is_empty());
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(invalid(
             "config.mounts.uidMappings",
@@ -137,7 +137,21 @@ fn mount(mount: v1::Mount) -> Result<Mount, Status> {
         ));
     }
     let container_path = not_empty("config.mounts.container_path", mount.container_path)?;
-    let host_path = not_empty("config.mounts.host_path", mount.host_path)?;
+    let image = image.map(|image| ImageVolume {
+        image: image.image,
+        user_specified: image.user_specified_image,
+        sub_path: mount.image_sub_path,
+    });
+    let host_path = match image {
+        Some(_) if !mount.host_path.is_empty() => {
+            return Err(invalid(
+                "config.mounts.host_path",
+                "must be empty beside an image",
+            ));
+        }
+        Some(_) => String::new(),
+        None => not_empty("config.mounts.host_path", mount.host_path)?,
+    };
     for path in [&container_path, &host_path] {
         if path.contains('\0') {
             return Err(invalid(
@@ -160,6 +174,7 @@ fn mount(mount: v1::Mount) -> Result<Mount, Status> {
     Ok(Mount {
         container_path,
         host_path,
+        image,
         readonly: mount.readonly,
         recursive_readonly: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
@@ -218,7 +233,10 @@ mod tests {
             image: "x".into(),
             ..Default::default()
         });
-        assert!(mount(v1::Mount { image, ..base() }).is_err());
+        assert!(
+            mount(v1::Mount { image, ..base() }).is_err(),
+            "image and host path"
+        );
         assert!(
             mount(v1::Mount {
                 uid_mappings: vec![v1::IdMapping::default()],

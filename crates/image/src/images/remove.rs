@@ -1,5 +1,6 @@
 //! Removing an image, or one of its names.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::find::Found;
@@ -8,18 +9,20 @@ use crate::error::{Error, Result};
 
 impl Images {
     /// Removes an image by its ID, with all names; or one name of it, and the image with its last
-    /// one. What is not there is removed already.
+    /// one. What is not there is removed already. `mounted` has the ids of images that a container
+    /// has mounted beside its own, which the store does not know, each with its container.
     ///
     /// # Errors
     /// [`Error::InUse`] while a container uses it: nothing is removed then.
-    pub async fn remove(&self, name_or_id: &str) -> Result<()> {
+    pub async fn remove(&self, name_or_id: &str, mounted: BTreeMap<String, String>) -> Result<()> {
         let (shared, text) = (Arc::clone(&self.0), name_or_id.to_owned());
-        self.0.puller.files.run(move || shared.remove(&text)).await
+        let files = &self.0.puller.files;
+        files.run(move || shared.remove(&text, &mounted)).await
     }
 }
 
 impl Shared {
-    fn remove(&self, text: &str) -> Result<()> {
+    fn remove(&self, text: &str, mounted: &BTreeMap<String, String>) -> Result<()> {
         let store = &self.puller.store;
         let Some(found) = self.look_up(text)? else {
             return Ok(());
@@ -49,11 +52,17 @@ impl Shared {
             }
             return Ok(());
         }
+        if let Some(container) = mounted.get(record.id.as_str()) {
+            return Err(Error::InUse {
+                image: text.to_owned(),
+                container: container.clone(),
+            });
+        }
         match store.remove_image(&record.id) {
             Err(storage::Error::ImageUnknown(_)) | Ok(()) => Ok(()),
             Err(storage::Error::ImageInUse { container, .. }) => Err(Error::InUse {
                 image: text.to_owned(),
-                container,
+                container: container.to_string(),
             }),
             Err(error) => Err(error.into()),
         }

@@ -1,5 +1,7 @@
 //! Removing images and names.
 
+use std::collections::BTreeMap;
+
 use crioxide_image::Error;
 use storage::NewContainer;
 
@@ -25,21 +27,27 @@ async fn a_name_goes_alone_and_the_last_takes_the_image_along() {
     let registry = Registry::start(dir.path()).unwrap();
     let (node, image) = node_with(&registry, &["one", "two"]).await;
     node.images
-        .remove(&registry.reference("one", "1"))
+        .remove(&registry.reference("one", "1"), BTreeMap::new())
         .await
         .unwrap();
     let left = node.images.find(image.id()).await.unwrap().unwrap();
     assert_eq!(left.repo_tags, [registry.reference("two", "1")]);
     node.images
-        .remove(&registry.reference("one", "1"))
+        .remove(&registry.reference("one", "1"), BTreeMap::new())
         .await
         .unwrap();
     assert!(node.images.find(image.id()).await.unwrap().is_some());
     let by_digest = format!("{}/two@{}", registry.addr(), image.digest());
-    node.images.remove(&by_digest).await.unwrap();
+    node.images
+        .remove(&by_digest, BTreeMap::new())
+        .await
+        .unwrap();
     assert!(node.images.list().await.unwrap().is_empty());
     assert_eq!(node.leftovers(), Vec::<std::path::PathBuf>::new());
-    node.images.remove(&by_digest).await.unwrap();
+    node.images
+        .remove(&by_digest, BTreeMap::new())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -47,9 +55,15 @@ async fn an_id_takes_all_names() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path()).unwrap();
     let (node, image) = node_with(&registry, &["one", "two"]).await;
-    node.images.remove(image.id()).await.unwrap();
+    node.images
+        .remove(image.id(), BTreeMap::new())
+        .await
+        .unwrap();
     assert!(node.images.list().await.unwrap().is_empty());
-    node.images.remove(image.id()).await.unwrap();
+    node.images
+        .remove(image.id(), BTreeMap::new())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -67,7 +81,11 @@ async fn an_image_in_use_stays_with_its_name() {
     };
     node.store.create_container(container).unwrap();
     for name in [image.id().to_owned(), registry.reference("one", "1")] {
-        let error = node.images.remove(&name).await.unwrap_err();
+        let error = node
+            .images
+            .remove(&name, BTreeMap::new())
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::InUse { .. }), "{error}");
     }
     let left = node.images.find(image.id()).await.unwrap().unwrap();

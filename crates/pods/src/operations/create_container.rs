@@ -17,7 +17,7 @@ use crate::records::{self, Dirs, NewRecord};
 use crate::request::PidMode;
 use crate::state::container::{Container, Init, Made, Phase};
 use crate::state::pod::Pod;
-use crate::{ContainerId, ContainerRequest, Error, exits};
+use crate::{ContainerId, ContainerRequest, Error, exits, image_volumes};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "create-container";
@@ -30,6 +30,8 @@ pub(crate) struct Create {
     id: ContainerId,
     request: ContainerRequest,
     image: Image,
+    /// Ids of images mounted beside it.
+    image_volumes: Vec<String>,
     created: SystemTime,
     log_path: String,
     dirs: OnceLock<Dirs>,
@@ -138,6 +140,7 @@ async fn work(
     let create = Create {
         log_path: log_path(&pod, &request)?,
         image: image(&node, &request).await?,
+        image_volumes: image_volumes::find(&node, &request).await?,
         live: Arc::clone(&live),
         id: ContainerId::random(),
         created: SystemTime::now(),
@@ -301,7 +304,12 @@ fn undo_layer<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
 
 async fn mount(create: &Create) -> Result<(), Error> {
     let (store, id) = (create.node.store.clone(), record_id(create.id.as_str())?);
-    let root = blocking(&create.node.pools.storage, move || store.mount(&id)).await?;
+    let (bundle, volumes) = (create.dirs().bundle.clone(), create.image_volumes.clone());
+    let mount = move || {
+        image_volumes::mount(&store, &bundle, &volumes)?;
+        Ok::<_, Error>(store.mount(&id)?)
+    };
+    let root = blocking(&create.node.pools.storage, mount).await?;
     once(&create.root, root)
 }
 
@@ -309,12 +317,16 @@ fn undo_mount<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
     Box::pin(async move { unmount(node, container_id(subject)?).await })
 }
 
-/// Unmounts a container's root; fine if it is not mounted.
+/// Unmounts a container's root and the images in it; fine if they are not mounted.
 pub(crate) async fn unmount(node: &Node, id: &ContainerId) -> Result<(), Error> {
     let (store, id) = (node.store.clone(), record_id(id.as_str())?);
-    match blocking(&node.pools.storage, move || store.unmount(&id)).await {
-        Err(storage::Error::ContainerUnknown(_)) => Ok(()),
-        unmounted => Ok(unmounted?),
+    let unmount = move || {
+        image_volumes::unmount(&store.container(&id)?.run_dir)?;
+        Ok(store.unmount(&id)?)
+    };
+    match blocking(&node.pools.storage, unmount).await {
+        Err(Error::Storage(storage::Error::ContainerUnknown(_))) => Ok(()),
+        unmounted => unmounted,
     }
 }
 
@@ -329,6 +341,8 @@ async fn make_bundle(create: &Create) -> Result<(), Error> {
         image_name: create.image.name.clone(),
         created: create.created,
         root: create.root.get().cloned().unwrap_or_default(),
+        bundle: create.dirs().bundle.clone(),
+        image_volumes: create.image_volumes.clone(),
         pid_namespace: pid_namespace(create)?,
         log_path: create.log_path.clone(),
     };

@@ -51,6 +51,9 @@ pub struct Made {
     pub terminal: bool,
     /// Mounted root.
     pub root: std::path::PathBuf,
+    /// Images that are mounted in it beside its own, in the order of the mounts that ask for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_volumes: Vec<String>,
 }
 
 /// The first process, told apart from a later one with the same number.

@@ -10,8 +10,10 @@
 mod bad_input;
 mod containers;
 mod costs;
+mod events;
 mod faults;
 mod fixture;
+mod image_volumes;
 mod images;
 mod pods;
 mod restart;
