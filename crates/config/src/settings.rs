@@ -128,6 +128,15 @@ impl Settings {
         self.values.insert(key, (value, Some(origin)));
     }
 
+    /// Whether somebody set an option, in a file, the environment or on the command line.
+    #[must_use]
+    pub fn is_set(&self, table: &str, key: &str) -> bool {
+        let mut values = self.values.iter();
+        values.any(|((in_table, of_key, _), (_, origin))| {
+            *in_table == table && *of_key == key && origin.is_some()
+        })
+    }
+
     /// Options set by somebody that this version does not act on: name, where it was set, and why.
     pub fn without_effect(&self) -> impl Iterator<Item = (String, &Origin, &'static str)> {
         self.values

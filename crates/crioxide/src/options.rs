@@ -58,6 +58,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         pinns: path("pinns_path").map_or_else(|| programs::find("pinns"), Ok)?,
         monitor: programs::find("crioxide-monitor")?,
         pause: programs::find("pause").ok(),
+        pause_image: pause_image(settings),
         cgroup_parent: argument(matches, "cgroup-root").to_owned(),
         default_capabilities: capabilities(settings)?,
         inheritable_capabilities: settings.bool(section, "add_inheritable_capabilities"),
@@ -128,6 +129,16 @@ fn storage(settings: &Settings) -> Result<storage::Options> {
             .map(|option| option.trim().to_owned())
             .collect(),
         lock_timeout: LOCK_TIMEOUT,
+    })
+}
+
+/// The pause image, where somebody set one: the default needs none.
+fn pause_image(settings: &Settings) -> Option<(String, String)> {
+    let (section, key) = ("crio.image", "pause_image");
+    let image = settings.text(section, key);
+    (settings.is_set(section, key) && !image.is_empty()).then(|| {
+        let command = settings.text(section, "pause_command");
+        (image.to_owned(), command.to_owned())
     })
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn mount(store: &storage::Store, bundle: &Path, ids: &[String]) -> Re
     for (number, id) in ids.iter().enumerate() {
         let target = place(bundle, number);
         fs::create_dir_all(&target).map_err(Error::io("create", &target))?;
-        store.mount_image(&id.parse()?, &target)?;
+        store.mount_image(&id.parse()?, &target, None)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! The process that holds a process namespace for all containers of a pod: a tiny static one of our
-//! own, in an empty read-only root, only where a pod asks for a shared process namespace.
+//! The process that holds a process namespace for all containers of a pod, only where a pod asks
+//! for a shared one: a tiny static one of our own in an empty read-only root, or the command of the
+//! pause image that somebody configured, in that image.
 
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use spec::{capabilities::Set, oci, seccomp};
 
 use crate::monitors::{self, wire_id};
 use crate::node::{Node, blocking};
+use crate::operations::chain;
 use crate::operations::create_container::runtime_error;
 use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
@@ -36,6 +38,9 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     let spec = build(run)?;
     let dir = run.dirs().bundle.clone();
     blocking(&run.node.pools.files, move || write(&dir, &spec)).await?;
+    if let Some((image, _)) = &run.node.options.pause_image {
+        mount_image(run, image).await?;
+    }
     let create = message(&run.node, &run.id, &run.handler, &run.dirs().bundle)?;
     let id = create.id.clone();
     let monitor = run.node.live(&run.id).monitor().await?;
@@ -52,23 +57,48 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
         .map_err(|_| Error::Internal("a stage ran twice".to_owned()))
 }
 
+/// Mounts the configured pause image as the process's root; pulls it where it is missing.
+async fn mount_image(run: &Run, name: &str) -> Result<(), Error> {
+    let images = &run.node.images;
+    let image = match images.find(name).await? {
+        Some(image) => image.id,
+        None => {
+            let request = image::PullRequest {
+                reference: name.to_owned(),
+                credentials: None,
+                namespace: String::new(),
+            };
+            let pulled = images.pull(request).await;
+            pulled.map_err(|error| Error::Internal(format!("pause image: {}", chain(&error))))?
+        }
+    };
+    let (store, dir) = (run.node.store.clone(), run.dirs().bundle.clone());
+    let mount = move || store.mount_image(&image, &dir.join(ROOT), Some(&dir.join(CHANGES)));
+    Ok(blocking(&run.node.pools.storage, mount).await?)
+}
+
 fn build(run: &Run) -> Result<oci::Spec, Error> {
     let (node, pins) = (
         &run.node,
         namespaces::Pins::of(&run.node, &run.id, &run.request),
     );
-    let pause = node.options.pause.clone();
-    let pause = pause.ok_or_else(|| Error::Internal("no pause program".to_owned()))?;
-    let bind = Bind {
-        destination: "/pause".to_owned(),
-        source: pause,
-        readonly: true,
-        ..Bind::default()
+    let (args, binds) = match (&node.options.pause_image, &node.options.pause) {
+        (Some((_, command)), _) => (vec![command.clone()], Vec::new()),
+        (None, Some(pause)) => {
+            let bind = Bind {
+                destination: "/pause".to_owned(),
+                source: pause.clone(),
+                readonly: true,
+                ..Bind::default()
+            };
+            (vec!["/pause".to_owned()], vec![bind])
+        }
+        (None, None) => return Err(Error::Internal("no pause program".to_owned())),
     };
     let request = mounts::Request {
         readonly_root: true,
         host_ipc: true,
-        binds: vec![bind.clone()],
+        binds: binds.clone(),
         ..mounts::Request::default()
     };
     let join = |pin: Option<_>| pin.map_or(Namespace::Host, Namespace::Join);
@@ -89,7 +119,7 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
                 gid: USER,
                 additional_gids: Vec::new(),
             },
-            args: vec!["/pause".to_owned()],
+            args,
             cwd: "/".to_owned(),
             capabilities: Some(oci::Capabilities::default()),
             no_new_privileges: true,
@@ -102,7 +132,7 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
         },
         hostname: String::new(),
         mounts: mounts::resolve(&request)?,
-        binds: vec![bind],
+        binds,
         namespaces: Namespaces {
             pid: Namespace::New,
             network: join(pins.network),
@@ -122,8 +152,10 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
     }))
 }
 
-/// Name of the empty root in the bundle: the runtime makes the mount points in it.
+/// Name of the root in the bundle, empty at first: the runtime makes the mount points in it.
 const ROOT: &str = "root";
+/// Name of the directory that takes what is written to a pause image's root.
+const CHANGES: &str = "root-changes";
 
 fn write(dir: &Path, spec: &oci::Spec) -> Result<(), Error> {
     let root = dir.join(ROOT);
@@ -178,8 +210,15 @@ pub(crate) async fn end(node: &Node, pod: &PodId, cgroup_parent: &str) -> Result
         cgroup(cgroup_parent, pod),
         node.options.exits_dir.join(pod.as_str()),
     );
+    let root = node.dirs(pod.as_str()).await?;
+    let root = root.map(|dirs| dirs.bundle.join(ROOT));
     let remove = move || {
         monitors::remove_cgroup(&cgroup)?;
+        if let Some(root) = root {
+            while sys::mount::is_mount_point(&root).map_err(Error::io("stat", &root))? {
+                sys::mount::unmount_lazily(&root).map_err(Error::io("unmount", &root))?;
+            }
+        }
         match std::fs::remove_file(&exit) {
             Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(()),
             removed => removed.map_err(Error::io("remove", exit)),

@@ -30,6 +30,9 @@ pub struct Options {
     pub monitor: PathBuf,
     /// The pause program, where it is there.
     pub pause: Option<PathBuf>,
+    /// The image whose command holds a pod's processes in place of the pause program, and the
+    /// command (`pause_image`, `pause_command`), where somebody configured one.
+    pub pause_image: Option<(String, String)>,
     /// Parent of the cgroups of pods that name none.
     pub cgroup_parent: String,
     /// Names of capabilities that containers have by default.

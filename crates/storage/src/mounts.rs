@@ -126,12 +126,18 @@ impl Store {
         }
     }
 
-    /// Mounts an image's files on `target`, an empty directory of the caller's; they can't be
-    /// written. The caller unmounts it, and keeps the image from being removed until then.
+    /// Mounts an image's files on `target`, an empty directory of the caller's. Writes go to the
+    /// directory `changes`, and can't be without one. The caller unmounts it, and keeps the image
+    /// from being removed until then.
     ///
     /// # Errors
     /// [`Error::ImageUnknown`]; the mount fails.
-    pub fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error> {
+    pub fn mount_image(
+        &self,
+        id: &ImageId,
+        target: &Path,
+        changes: Option<&Path>,
+    ) -> Result<(), Error> {
         let paths = self.paths();
         let image = self.image(id)?;
         let top = image
@@ -145,11 +151,20 @@ impl Store {
             lowers.push(PathBuf::from(top.as_str()).join("empty"));
         }
         lowers.extend(below.into_iter().map(PathBuf::from));
+        let upper = match changes {
+            None => None,
+            Some(dir) => {
+                let (upper, work) = (dir.join("diff"), dir.join("work"));
+                fs::create_dir_all(&upper).at("create", &upper)?;
+                fs::create_dir_all(&work).at("create", &work)?;
+                Some((upper, work))
+            }
+        };
         let (flags, options) = self.mount_options();
         let overlay = Overlay {
             base: paths.overlay(),
             lowers,
-            upper: None,
+            upper,
             options,
             flags,
         };

@@ -24,7 +24,7 @@ pub struct Options {
     pub runtime: String,
     /// Faults to inject (`sys::fault`).
     pub faults: String,
-    /// Further lines of `crio.conf`.
+    /// A drop-in beside `crio.conf`.
     pub config: String,
     /// Directory of CNI plugins put before the distribution's.
     pub plugins: Option<PathBuf>,
@@ -91,6 +91,7 @@ impl Node {
             &self.run_dir,
             &self.logs(),
             &self.dir.join("net.d"),
+            &self.dir.join("crio.conf.d"),
         ] {
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
@@ -120,6 +121,7 @@ impl Node {
             "net.d/10-test.conflist",
             self.options.network.as_ref().unwrap_or(&bridge),
         )?;
+        write("crio.conf.d/50-test.conf", &self.options.config)?;
         write("crio.conf", &self.config())
     }
 
@@ -154,7 +156,7 @@ signature_policy = "{dir}/policy.json"
 [crio.network]
 network_dir = "{dir}/net.d"
 plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
-{more}"#,
+"#,
             dir = self.dir.display(),
             run = self.run_dir.display(),
             socket = self.socket().display(),
@@ -165,7 +167,6 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
                 &self.options.log_level
             },
             own = own.collect::<String>(),
-            more = self.options.config,
         )
     }
 
@@ -193,7 +194,7 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
         let arg = |text: String| OsString::from(text);
         spec.args = vec![
             arg(format!("--config={}/crio.conf", self.dir.display())),
-            arg("--config-dir=".to_owned()),
+            arg(format!("--config-dir={}/crio.conf.d", self.dir.display())),
             arg(format!(
                 "--registries-conf={}/registries.conf",
                 self.dir.display()

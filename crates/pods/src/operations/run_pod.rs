@@ -78,7 +78,8 @@ pub(crate) const PLAN: &Plan<Run> = &[
 
 /// Runs a pod, or joins or finds the one that the same request made.
 pub(crate) async fn run(node: &Arc<Node>, request: PodRequest) -> Outcome {
-    if infra::is_needed(&request) && node.options.pause.is_none() {
+    let pause = &node.options;
+    if infra::is_needed(&request) && pause.pause.is_none() && pause.pause_image.is_none() {
         return Err(Arc::new(Error::Invalid(
             "a process namespace shared by the pod needs the pause program".to_owned(),
         )));

@@ -315,3 +315,57 @@ async fn containers_may_share_the_processes_of_their_pod() -> Result<()> {
     );
     f.node.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_pause_image_holds_the_shared_processes() -> Result<()> {
+    let directory = tempfile::Builder::new()
+        .prefix("crixr-")
+        .tempdir_in("/var/tmp")?;
+    let registry = testkit::registry::Registry::start(directory.path())?;
+    let image =
+        testkit::image_maker::ImageMaker::busybox().layer(&[testkit::image_maker::Entry::file(
+            "hold",
+            0o755,
+            "#!/bin/sh\nexec sleep 100000\n",
+        )]);
+    registry.push("test/pause", "1", &image.build())?;
+    let reference = registry.reference("test/pause", "1");
+    let f = fixture::with(testkit::node::Options {
+        insecure: vec![registry.addr().to_string()],
+        config: format!("[crio.image]\npause_image = {reference:?}\npause_command = \"/hold\"\n"),
+        ..Default::default()
+    })
+    .await?;
+    let mut config = pod("paused", &f.node.logs());
+    let security = v1::LinuxSandboxSecurityContext {
+        namespace_options: Some(v1::NamespaceOption {
+            pid: v1::NamespaceMode::Pod as i32,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    config.linux.as_mut().unwrap().security_context = Some(security.clone());
+    let request = v1::RunPodSandboxRequest {
+        config: Some(config),
+        ..Default::default()
+    };
+    let mut runtime = f.node.client().runtime();
+    let pod = runtime
+        .run_pod_sandbox(request)
+        .await?
+        .into_inner()
+        .pod_sandbox_id;
+    let mut main = container("main", &f.image, &["sh", "-c", "cat /proc/1/cmdline"]);
+    main.linux = Some(v1::LinuxContainerConfig {
+        security_context: Some(v1::LinuxContainerSecurityContext {
+            namespace_options: security.namespace_options,
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let main = f.node.run(&pod, main).await?;
+    assert_eq!(f.node.exited(&main).await?.exit_code, 0);
+    assert!(f.node.log("paused", "main")?.contains("sleep\0100000"));
+    f.node.remove_pod(&pod).await?;
+    f.node.finish().await
+}
