@@ -18,3 +18,4 @@ mod images;
 mod pods;
 mod restart;
 mod retries;
+mod shared_store;
