@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use monitor_client::{
-    Adopt, AdoptedDescriptors, Create, Event, Events, HeldOutput, Id, Monitor, SpawnOptions,
+    Adopt, AdoptedDescriptors, AttachTo, Create, Event, Events, HeldOutput, Id, Monitor,
+    SpawnOptions,
 };
 use sys::spawn::Status;
 use tokio::sync::{RwLock, oneshot, watch};
@@ -180,13 +181,13 @@ async fn take_over(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events,
     let connected = Monitor::connect(&dir(node, pod)).await;
     let (monitor, events) = connected.map_err(|error| Error::Monitor(chain(&error)))?;
     catch_up(node, pod, live, &monitor).await?;
-    hold(node, pod, live, &monitor)?;
+    hold(node, pod, live, &monitor).await?;
     live.monitor.send_replace(Some(monitor));
     Ok(events)
 }
 
 /// Keeps what a successor of the monitor will need, of containers that an earlier daemon made.
-fn hold(node: &Node, pod: &PodId, live: &Live, monitor: &Monitor) -> Result<(), Error> {
+async fn hold(node: &Node, pod: &PodId, live: &Live, monitor: &Monitor) -> Result<(), Error> {
     for container in node.table.load().containers_of(pod) {
         let Some(init) = container.phase.init() else {
             continue;
@@ -194,12 +195,23 @@ fn hold(node: &Node, pod: &PodId, live: &Live, monitor: &Monitor) -> Result<(), 
         let pid = rustix::process::Pid::from_raw(init.pid);
         // One that has ended meanwhile needs nothing: its end is about to be told.
         let pidfd = pid.and_then(|pid| sys::pidfd::open_checked(pid, init.start_time).ok());
-        let output = monitor.hold_output(&wire_id(container.id.as_str())?);
+        let id = wire_id(container.id.as_str())?;
+        // Pipes have names; a terminal lives as long as somebody has its master open.
+        let terminal = if container.made.terminal {
+            let master = AttachTo {
+                stdin: true,
+                ..AttachTo::default()
+            };
+            monitor.attach(&id, master).await.unwrap_or_default()
+        } else {
+            None
+        };
         live.keep(
             &container.id,
             Kept {
                 pidfd,
-                output,
+                terminal,
+                output: monitor.hold_output(&id),
                 ..Kept::default()
             },
         );

@@ -189,7 +189,8 @@ fn writer(name: &str, image: &str, go: &std::path::Path, code: u32) -> v1::Conta
     config
 }
 
-/// Kills the monitor again and again, and the daemon with it, while three containers write.
+/// Kills the monitor again and again, and the daemon with it, while three containers write. One
+/// writes to a terminal where the daemon lives: with both dead nobody has the terminal any more.
 async fn deaths(kill_daemon: bool) -> Result<()> {
     let mut f = fixture::node().await?;
     let pod = f.node.run_pod("deaths").await?;
@@ -197,9 +198,12 @@ async fn deaths(kill_daemon: bool) -> Result<()> {
     std::fs::create_dir(&go)?;
     let mut ids = Vec::new();
     for (name, code) in [("a", 3), ("b", 4), ("c", 5)] {
-        let config = writer(name, &f.image, &go, code);
+        let mut config = writer(name, &f.image, &go, code);
+        config.tty = name == "c" && !kill_daemon;
         ids.push((name, code, f.node.run(&pod, config).await?));
     }
+    // Another daemon than the one that made the containers.
+    f.node.restart().await?;
     let mut last = None;
     for _ in 0..5 {
         let pid = monitor(&f.node, &pod, last).await;
@@ -223,7 +227,7 @@ async fn deaths(kill_daemon: bool) -> Result<()> {
         let log = f.node.log("deaths", name)?;
         let mut said: Vec<_> = log
             .lines()
-            .map(|line| line.splitn(4, ' ').nth(3).unwrap())
+            .map(|line| line.splitn(4, ' ').nth(3).unwrap().trim_end_matches('\r'))
             .collect();
         let total = said.pop().unwrap();
         let wanted: Vec<_> = (0..said.len())
