@@ -2,9 +2,10 @@
 # make test  runs formatting, lints, unit and integration tests
 # make critest      runs the conformance suite with the default runtime   CRITEST=…  FOCUS=…
 # make critest-all  the same with runc and with crun
+# make kubelet-smoke KUBELET=…  runs a static pod by an unmodified kubelet 1.36
 # demo and test install what they need on Debian 12 and 13, and say so first.
 
-.PHONY: all demo test test-faults critest critest-all check unit integration setup release
+.PHONY: all demo test test-faults critest critest-all kubelet-smoke check unit integration setup release
 
 all: setup
 	@scripts/build >/dev/null
@@ -43,3 +44,7 @@ critest: setup
 
 critest-all: setup
 	@scripts/critest runc && scripts/critest crun
+
+# An unmodified kubelet is not ours either: KUBELET names it, or it is in PATH.
+kubelet-smoke: setup
+	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin $$bin/crioctl kubelet-smoke --kubelet "$${KUBELET:-$$(command -v kubelet)}"

@@ -8,6 +8,7 @@ pub mod client;
 pub mod critest;
 pub mod demo;
 pub mod image_maker;
+pub mod kubelet;
 pub mod node;
 pub mod progress;
 pub mod registry;

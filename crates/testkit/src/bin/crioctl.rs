@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::client::Client;
-use testkit::{bench, critest, demo, progress, soak};
+use testkit::{bench, critest, demo, kubelet, progress, soak};
 
 use crioxide_testkit as testkit;
 
@@ -77,6 +77,12 @@ enum Command {
         /// Further arguments of the suite.
         #[arg(last = true)]
         arguments: Vec<std::ffi::OsString>,
+    },
+    /// Runs a static pod by a real kubelet under a daemon of its own.
+    KubeletSmoke {
+        /// The kubelet's program, of version 1.36.
+        #[arg(long)]
+        kubelet: PathBuf,
     },
     /// Runs many pods under a daemon of its own, and says what is left and what they cost.
     Soak {
@@ -144,6 +150,9 @@ async fn run(arguments: Arguments) -> Result<()> {
                 arguments,
             };
             Box::pin(critest::run(suite)).await?;
+        }
+        Command::KubeletSmoke { kubelet: program } => {
+            Box::pin(kubelet::smoke(&program)).await?;
         }
         Command::Soak {
             one_by_one,
