@@ -24,14 +24,18 @@ pub(crate) type Answer = (StatusCode, &'static str, String);
 
 impl Inspect {
     /// Answers a GET of `path`.
-    pub(crate) fn answer(&self, path: &str) -> Answer {
+    pub(crate) async fn answer(&self, path: &str) -> Answer {
         match path {
             "/config" => (StatusCode::OK, "application/toml", self.config.to_string()),
             "/info" => document(&self.info()),
             "/operations" => document(&json!(self.pods.operations())),
             "/pulls" => document(&self.pulls()),
             path => match path.strip_prefix("/containers/") {
-                Some(id) => self.container(id),
+                // cAdvisor asks once, as soon as it sees a cgroup.
+                Some(id) => {
+                    self.pods.settled(id).await;
+                    self.container(id)
+                }
                 None => missing(format!("no such path: {path}")),
             },
         }

@@ -138,7 +138,7 @@ async fn answer(services: Services, request: Request<Incoming>) -> Response<Body
         other if request.version() == Version::HTTP_2 && is_grpc(&request) => {
             Ok(Status::unimplemented(format!("unknown service {other}")).into_http())
         }
-        _ => return inspect(&services.inspect, &request),
+        _ => return inspect(&services.inspect, &request).await,
     };
     match answered {
         Ok(response) => response,
@@ -151,9 +151,9 @@ fn is_grpc(request: &Request<Incoming>) -> bool {
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn inspect(inspect: &Inspect, request: &Request<Incoming>) -> Response<Body> {
+async fn inspect(inspect: &Inspect, request: &Request<Incoming>) -> Response<Body> {
     let (status, kind, text) = match *request.method() {
-        Method::GET => inspect.answer(request.uri().path()),
+        Method::GET => inspect.answer(request.uri().path()).await,
         _ => (
             StatusCode::METHOD_NOT_ALLOWED,
             "text/plain",

@@ -185,6 +185,16 @@ impl Pods {
         self.0.table.subscribe()
     }
 
+    /// Waits, for a while, until a container of this id is not being made any more: who saw its
+    /// cgroup asks before it is there to be told about.
+    pub async fn settled(&self, id: &str) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        // Then it is asked about again, as one that is not there.
+        tokio::time::timeout(PATIENCE, self.0.table.settled(id))
+            .await
+            .ok();
+    }
+
     /// The operations that run.
     #[must_use]
     pub fn operations(&self) -> Vec<RunningOperation> {

@@ -4,7 +4,7 @@
 //! whoever waits. Changes are rare and small beside reads, so copying the maps of pointers is
 //! cheaper than any lock that a list would hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -104,6 +104,8 @@ pub(crate) struct Table {
     /// Held for a change only, never across I/O. Who changes tells the subscribers.
     changing: Mutex<Subscribers>,
     changes: watch::Sender<u64>,
+    /// Containers that are being made: their cgroups may be seen before they are.
+    coming: Mutex<BTreeSet<ContainerId>>,
 }
 
 impl Table {
@@ -112,6 +114,7 @@ impl Table {
             current: ArcSwap::from_pointee(snapshot),
             changing: Mutex::default(),
             changes: watch::Sender::new(0),
+            coming: Mutex::default(),
         }
     }
 
@@ -167,6 +170,25 @@ impl Table {
         });
     }
 
+    /// Announces that a container is being made, until the guard is dropped.
+    pub(crate) fn announce(&self, id: &ContainerId) -> Announced<'_> {
+        lock(&self.coming).insert(id.clone());
+        Announced {
+            table: self,
+            id: id.clone(),
+        }
+    }
+
+    /// Waits until no container whose id is `id` is being made.
+    pub(crate) async fn settled(&self, id: &str) {
+        let is_coming = || {
+            lock(&self.coming)
+                .iter()
+                .any(|coming| coming.as_str() == id)
+        };
+        self.wait_for(|_| (!is_coming()).then_some(())).await;
+    }
+
     /// Moves a container on; `None` when it is gone.
     pub(crate) fn step(
         &self,
@@ -211,13 +233,13 @@ impl Table {
 
     /// What is there, and a queue of what happens from then on.
     pub(crate) fn subscribe(&self) -> (Vec<Event>, mpsc::Receiver<Event>) {
-        let mut subscribers = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut subscribers = lock(&self.changing);
         (events::present(&self.current.load()), subscribers.add())
     }
 
     /// Changes the snapshot; `with` says what that means to subscribers.
     fn change<T>(&self, with: impl FnOnce(&mut Snapshot) -> (T, Vec<Event>)) -> T {
-        let mut subscribers = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut subscribers = lock(&self.changing);
         let mut next = Snapshot::clone(&self.current.load());
         let (result, events) = with(&mut next);
         self.current.store(Arc::new(next));
@@ -228,4 +250,22 @@ impl Table {
         }
         result
     }
+}
+/// A container that is being made.
+#[derive(Debug)]
+pub(crate) struct Announced<'a> {
+    table: &'a Table,
+    id: ContainerId,
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        lock(&self.table.coming).remove(&self.id);
+        let changes = &self.table.changes;
+        changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -228,7 +228,7 @@ pub(crate) fn remove_incomplete(
         .cloned()
         .collect();
     for layer in &marked {
-        tracing::warn!(layer = %layer.id, "removing an incomplete layer");
+        tracing::debug!(layer = %layer.id, "removing a layer marked incomplete");
         take_layer(paths, &layer.id, trash)?;
     }
     layers.rows.retain(|row| !row.is_incomplete());

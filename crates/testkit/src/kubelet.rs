@@ -50,8 +50,13 @@ pub async fn smoke(program: &Path) -> Result<()> {
     kubelet.kill();
     kubelet.clean();
     drop(socket);
-    remove_all(&node).await.ok();
-    node.finish().await.and(seen)
+    let removed = remove_all(&node).await;
+    // The kubelet's own, which it leaves for its next start.
+    sys::cgroup::Cgroup::at(&format!("{}/kubepods", node.cgroup()))?
+        .remove()
+        .ok();
+    let left = node.finish().await;
+    seen.and(removed).and(left)
 }
 
 async fn walk(kubelet: &mut Kubelet, node: &mut Node, image: &str) -> Result<()> {
@@ -67,7 +72,7 @@ async fn walk(kubelet: &mut Kubelet, node: &mut Node, image: &str) -> Result<()>
     let now = Instant::now();
     let log = kubelet.get(&format!("containerLogs/default/{POD}/main"))?;
     ensure!(log.contains("hello from main"), "its log: {log:?}");
-    let ran = kubelet.post(&format!("run/default/{POD}/main?cmd=cat&cmd=/etc/hostname"))?;
+    let ran = kubelet.post(&format!("run/default/{POD}/main?cmd=cat%20/etc/hostname"))?;
     ensure!(ran.trim() == POD, "a command's output: {ran:?}");
     say("its log and a command, through the kubelet's API", now);
 
@@ -108,10 +113,15 @@ async fn walk(kubelet: &mut Kubelet, node: &mut Node, image: &str) -> Result<()>
     kubelet
         .until("the pod to end", |kubelet| Ok(kubelet.pod()?.is_none()))
         .await?;
+    let ended = node.exited(&id).await?;
+    ensure!(
+        ended.exit_code == 0,
+        "it ended by its stop signal: {ended:?}"
+    );
     ensure!(marks.join("stopped").is_file(), "its preStop hook ran");
+    let running = cri::v1::ContainerState::ContainerRunning;
     let request = cri::v1::ListContainersRequest::default();
     let left = node.client().runtime().list_containers(request).await?;
-    let running = cri::v1::ContainerState::ContainerRunning;
     let left = left.into_inner().containers;
     let left = left.iter().find(|one| one.state() == running);
     ensure!(left.is_none(), "a container runs: {left:?}");
@@ -188,6 +198,8 @@ impl Kubelet {
             dir,
         };
         fs::create_dir_all(kubelet.manifests())?;
+        // The kubelet wants the root of its cgroups to be there.
+        sys::cgroup::Cgroup::at(&node.cgroup())?.make()?;
         let config = format!(
             "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
              staticPodPath: {manifests}\naddress: 127.0.0.1\nport: {port}\nhealthzPort: 0\n\

@@ -158,6 +158,7 @@ async fn work(
         container: Some(create.id.clone()),
         cgroup_parent: create.pod.made.cgroup_parent.clone(),
     };
+    let _announced = node.table.announce(&create.id);
     perform(&node, &subject, &progress, &create, PLAN).await?;
     let (container, name) = (
         create.id.as_str(),
