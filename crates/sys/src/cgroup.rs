@@ -41,7 +41,9 @@ impl Hierarchy {
         self.controllers.is_empty()
     }
 
-    fn dir(&self, path: &str) -> PathBuf {
+    /// Where the cgroup `path` is.
+    #[must_use]
+    pub fn dir(&self, path: &str) -> PathBuf {
         let beneath = match self.root.as_str() {
             "/" => path,
             root => path.strip_prefix(root).unwrap_or(path),

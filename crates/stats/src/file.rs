@@ -1,0 +1,66 @@
+//! Opening and reading small files of the kernel.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::limits;
+
+/// A directory, open while its files are read.
+#[derive(Debug)]
+pub(crate) struct Dir(OwnedFd);
+
+/// What files are read into, one after another.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer(Vec<u8>);
+
+impl Dir {
+    pub(crate) fn open(path: &Path) -> Option<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, path, flags, Mode::empty())
+            .ok()
+            .map(Self)
+    }
+
+    /// The text of one of its files; none if it is not there or can't be read.
+    pub(crate) fn text<'a>(&self, name: &str, buffer: &'a mut Buffer) -> Option<&'a str> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(self.0.as_fd(), name, flags, Mode::empty()).ok()?;
+        buffer.fill(&file)
+    }
+}
+
+impl Buffer {
+    /// Reads until a read does not fill what is left: the kernel makes these texts in one piece.
+    fn fill(&mut self, file: &OwnedFd) -> Option<&str> {
+        const START: usize = 8 * 1024;
+        if self.0.len() < START {
+            self.0.resize(START, 0);
+        }
+        let mut filled = 0;
+        loop {
+            let n = rustix::io::read(file, self.0.get_mut(filled..)?).ok()?;
+            filled += n;
+            if n == 0 || filled < self.0.len() {
+                return std::str::from_utf8(self.0.get(..filled)?).ok();
+            }
+            if filled >= limits::FILE_BYTES {
+                return None;
+            }
+            self.0.resize(filled * 2, 0);
+        }
+    }
+}
+
+/// The text of a file of `/proc`, bounded.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let limit = u64::try_from(limits::FILE_BYTES).unwrap_or(u64::MAX);
+    std::fs::File::open(path)?
+        .take(limit)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
