@@ -3,8 +3,8 @@
 mod container;
 mod pod;
 
-pub(crate) use container::container;
-pub(crate) use pod::pod;
+pub(crate) use container::{container, resources};
+pub(crate) use pod::{pod, resources as pod_resources};
 
 use pods::request::{PidMode, Profile, Shared};
 use tonic::Status;

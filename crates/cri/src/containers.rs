@@ -16,7 +16,7 @@ fn state(container: &Container) -> i32 {
     state as i32
 }
 
-fn metadata(container: &Container) -> Option<v1::ContainerMetadata> {
+pub(crate) fn metadata(container: &Container) -> Option<v1::ContainerMetadata> {
     Some(v1::ContainerMetadata {
         name: container.request.name.clone(),
         attempt: container.request.attempt,
@@ -78,7 +78,7 @@ pub(crate) fn status(container: &Container) -> v1::ContainerStatus {
         mounts: mounts(request, &made.image_volumes),
         log_path: made.log_path.clone(),
         resources: Some(v1::ContainerResources {
-            linux: Some(resources(&request.resources)),
+            linux: Some(resources(&container.limits)),
             windows: None,
         }),
         user: Some(v1::ContainerUser {

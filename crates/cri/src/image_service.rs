@@ -1,5 +1,6 @@
 //! The service `runtime.v1.ImageService`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,10 +22,16 @@ use crate::v1;
 pub struct ImageService {
     images: Arc<Images>,
     store: storage::Store,
-    /// Knows which images are mounted in containers.
+    /// Knows which images are mounted in containers, and what the writable layers take.
     pods: Pods,
     /// Reads of the store's index, which may have to be loaded again.
     pool: Pool,
+}
+
+/// What images and writable layers are told to be on: one place, or the kubelet would look after
+/// two file systems.
+pub(crate) fn mountpoint(root: &Path) -> String {
+    root.join("overlay-images").to_string_lossy().into_owned()
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -214,22 +221,19 @@ impl v1::image_service_server::ImageService for ImageService {
         let store = self.store.clone();
         let usage = self.pool.run(move || store.usage()).await;
         let usage = usage.map_err(|error| image_status(&image::Error::from(error)))?;
-        let mountpoint = self
-            .store
-            .root()
-            .join("overlay-images")
-            .to_string_lossy()
-            .into_owned();
-        let used = |value| Some(v1::UInt64Value { value });
-        let filesystem = v1::FilesystemUsage {
+        let layers = self.pods.layers_usage().await;
+        let mountpoint = mountpoint(self.store.root());
+        let filesystem = |bytes, inodes| v1::FilesystemUsage {
             timestamp: nanos(SystemTime::now()),
-            fs_id: Some(v1::FilesystemIdentifier { mountpoint }),
-            used_bytes: used(usage.bytes),
-            inodes_used: used(usage.inodes),
+            fs_id: Some(v1::FilesystemIdentifier {
+                mountpoint: mountpoint.clone(),
+            }),
+            used_bytes: Some(v1::UInt64Value { value: bytes }),
+            inodes_used: Some(v1::UInt64Value { value: inodes }),
         };
         Ok(Response::new(v1::ImageFsInfoResponse {
-            image_filesystems: vec![filesystem.clone()],
-            container_filesystems: vec![filesystem],
+            image_filesystems: vec![filesystem(usage.bytes, usage.inodes)],
+            container_filesystems: vec![filesystem(layers.bytes, layers.inodes)],
         }))
     }
 }

@@ -9,9 +9,11 @@ mod containers;
 pub mod errors;
 mod events;
 mod image_service;
+mod metrics;
 mod pieces;
 mod runtime_service;
 mod sandboxes;
+mod stats;
 pub mod v1;
 
 pub use image_service::ImageService;

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::errors::status;
 use crate::pieces::{self, Answers};
-use crate::{checked, containers, events, sandboxes, v1};
+use crate::{checked, containers, events, image_service, metrics, sandboxes, stats, v1};
 
 /// Who answers, as Version tells.
 #[derive(Debug, Clone)]
@@ -49,6 +49,10 @@ impl RuntimeService {
     pub fn with_pod_events(mut self, allowed: bool) -> Self {
         self.pod_events = allowed;
         self
+    }
+
+    fn figures(&self) -> stats::Wire {
+        stats::Wire::new(image_service::mountpoint(self.pods.store_root()).into())
     }
 }
 
@@ -136,7 +140,12 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
                 .spec(pod.id.as_str())
                 .await
                 .map_err(|error| status(&error))?;
-            response.info = info(&json!({"image": "", "pid": 0, "runtimeSpec": spec}));
+            response.info = info(&json!({
+                "image": "",
+                "pid": 0,
+                "runtimeSpec": spec,
+                "resources": *pod.resources,
+            }));
         }
         Ok(Response::new(response))
     }
@@ -361,9 +370,15 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
 
     async fn update_container_resources(
         &self,
-        _: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        not_built("UpdateContainerResources")
+        let request = request.into_inner();
+        let update = checked::resources(request.linux.unwrap_or_default());
+        self.pods
+            .update_container(&request.container_id, update)
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
     async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
@@ -383,46 +398,60 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
 
     async fn container_stats(
         &self,
-        _: Request<v1::ContainerStatsRequest>,
+        request: Request<v1::ContainerStatsRequest>,
     ) -> Answer<v1::ContainerStatsResponse> {
-        not_built("ContainerStats")
+        let id = request.into_inner().container_id;
+        let stats = Some(self.figures().container(&self.pods, &id).await?);
+        Ok(Response::new(v1::ContainerStatsResponse { stats }))
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        not_built("ListContainerStats")
+        let filter = request.into_inner().filter;
+        let stats = self.figures().containers(&self.pods, filter).await;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
     type StreamContainerStatsStream = Answers<v1::StreamContainerStatsResponse>;
     async fn stream_container_stats(
         &self,
-        _: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        not_built("StreamContainerStats")
+        let filter = request.into_inner().filter;
+        let list = self.figures().containers(&self.pods, filter).await;
+        let message = |container_stats| v1::StreamContainerStatsResponse { container_stats };
+        pieces::answer(list, message)
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<v1::PodSandboxStatsRequest>,
+        request: Request<v1::PodSandboxStatsRequest>,
     ) -> Answer<v1::PodSandboxStatsResponse> {
-        not_built("PodSandboxStats")
+        let id = request.into_inner().pod_sandbox_id;
+        let stats = Some(self.figures().pod(&self.pods, &id).await?);
+        Ok(Response::new(v1::PodSandboxStatsResponse { stats }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Answer<v1::ListPodSandboxStatsResponse> {
-        not_built("ListPodSandboxStats")
+        let filter = request.into_inner().filter;
+        let stats = self.figures().pods(&self.pods, filter).await;
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats }))
     }
 
     type StreamPodSandboxStatsStream = Answers<v1::StreamPodSandboxStatsResponse>;
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        not_built("StreamPodSandboxStats")
+        let filter = request.into_inner().filter;
+        let list = self.figures().pods(&self.pods, filter).await;
+        let message = |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        pieces::answer(list, message)
     }
 
     async fn checkpoint_container(
@@ -463,14 +492,20 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Answer<v1::ListMetricDescriptorsResponse> {
-        not_built("ListMetricDescriptors")
+        let descriptors = metrics::descriptors(self.pods.metrics_selection());
+        Ok(Response::new(v1::ListMetricDescriptorsResponse {
+            descriptors,
+        }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        not_built("ListPodSandboxMetrics")
+        let pod_metrics = metrics::pods(&self.pods).await;
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse {
+            pod_metrics,
+        }))
     }
 
     type StreamPodSandboxMetricsStream = Answers<v1::StreamPodSandboxMetricsResponse>;
@@ -478,14 +513,24 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        not_built("StreamPodSandboxMetrics")
+        let list = metrics::pods(&self.pods).await;
+        let message = |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        };
+        pieces::answer(list, message)
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        not_built("UpdatePodSandboxResources")
+        let request = request.into_inner();
+        let update = checked::pod_resources(request.overhead, request.resources);
+        self.pods
+            .update_pod(&request.pod_sandbox_id, update)
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(v1::UpdatePodSandboxResourcesResponse {}))
     }
 }
 

@@ -24,7 +24,7 @@ fn state(pod: &Pod) -> i32 {
     state as i32
 }
 
-fn metadata(pod: &Pod) -> Option<v1::PodSandboxMetadata> {
+pub(crate) fn metadata(pod: &Pod) -> Option<v1::PodSandboxMetadata> {
     let key = pod.request.key.clone();
     Some(v1::PodSandboxMetadata {
         name: key.name,

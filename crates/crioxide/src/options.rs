@@ -73,6 +73,28 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         absent_sources_rejected: paths("absent_mount_sources_to_reject"),
         bind_mount_prefix: settings.path(section, "bind_mount_prefix"),
         stop_timeout: seconds("ctr_stop_timeout", STOP_TIMEOUT),
+        statistics: statistics(settings)?,
+    })
+}
+
+/// `stats_collection_period` is the old name; it has no say in metrics.
+fn statistics(settings: &Settings) -> Result<pods::statistics::Options> {
+    let section = "crio.stats";
+    let seconds = |key: &str| match u64::try_from(settings.integer(section, key)) {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => Err(settings.wrong(section, key, "is negative")),
+    };
+    let both = seconds("collection_period")?;
+    let selection =
+        stats::metrics::Selection::parse(settings.list(section, "included_pod_metrics"))
+            .map_err(|wrong| settings.wrong(section, "included_pod_metrics", wrong))?;
+    Ok(pods::statistics::Options {
+        period: match seconds("stats_collection_period")? {
+            Duration::ZERO => both,
+            old => old,
+        },
+        metrics_period: both,
+        selection,
     })
 }
 

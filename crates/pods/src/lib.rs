@@ -28,6 +28,7 @@ mod restore;
 mod rootfs;
 mod snapshot;
 pub mod state;
+pub mod statistics;
 
 pub use error::Error;
 pub use events::{Event, Happened};
@@ -66,6 +67,7 @@ impl Pods {
             leftovers.repair(&repairer).await;
             repairer.operations.open();
         });
+        statistics::collect(&node);
         Ok(Self(node))
     }
 
@@ -170,6 +172,78 @@ impl Pods {
                 error,
             ))
         })
+    }
+
+    /// Changes a container's limits: those that `update` sets; zero and empty leave what is.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] where it has ended, or uses more memory than it may then have.
+    pub async fn update_container(
+        &self,
+        id: &str,
+        update: spec::resources::Request,
+    ) -> Result<(), Failure> {
+        operations::update_container::run(&self.0, id, update)
+            .await
+            .map(drop)
+    }
+
+    /// Takes note of what a pod may use.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the record can't be written.
+    pub async fn update_pod(&self, id: &str, update: request::PodResources) -> Result<(), Failure> {
+        operations::update_pod::run(&self.0, id, update)
+            .await
+            .map(drop)
+    }
+
+    /// What the containers that have not ended use, of those that `chosen` picks.
+    pub async fn container_usage(
+        &self,
+        chosen: impl Fn(&Container) -> bool,
+    ) -> Vec<statistics::ContainerUsage> {
+        statistics::containers(&self.0, chosen).await
+    }
+
+    /// What one container uses; of one that has ended, its writable layer.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub async fn usage_of_container(&self, id: &str) -> Result<statistics::ContainerUsage, Error> {
+        let container = self.snapshot().container(id)?;
+        let usage = statistics::container(&self.0, container).await;
+        usage.ok_or_else(|| Error::NotFound {
+            what: "container",
+            id: id.to_owned(),
+        })
+    }
+
+    /// What the pods that are ready use, of those that `chosen` picks.
+    pub async fn pod_usage(&self, chosen: impl Fn(&Pod) -> bool) -> Vec<statistics::PodUsage> {
+        statistics::pods(&self.0, chosen).await
+    }
+
+    /// The metrics that are on.
+    #[must_use]
+    pub fn metrics_selection(&self) -> &stats::metrics::Selection {
+        self.0.statistics.selection()
+    }
+
+    /// The metrics of all pods.
+    pub async fn metrics(&self) -> Vec<statistics::PodMetrics> {
+        statistics::metrics(&self.0).await
+    }
+
+    /// The graph root, which the writable layers are on.
+    #[must_use]
+    pub fn store_root(&self) -> &std::path::Path {
+        self.0.store.root()
+    }
+
+    /// What the writable layers take together, as far as they were walked yet.
+    pub async fn layers_usage(&self) -> stats::figures::DiskUsage {
+        statistics::layers(&self.0).await
     }
 
     /// All pods and containers, as they are now. Takes no lock and makes no system call.

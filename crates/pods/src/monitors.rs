@@ -49,6 +49,9 @@ pub(crate) struct Live {
     /// Held while a container's state goes to disk and then to everybody: the news of a start and
     /// that of an end come side by side.
     pub(crate) states: tokio::sync::Mutex<()>,
+    /// Held while limits are changed: each change starts from what the one before left. It may
+    /// wait for an OCI runtime, for which an end must not; taken before [`Self::states`].
+    pub(crate) updates: tokio::sync::Mutex<()>,
 }
 
 impl Default for Live {
@@ -60,6 +63,7 @@ impl Default for Live {
             execs: Mutex::default(),
             gate: RwLock::default(),
             states: tokio::sync::Mutex::default(),
+            updates: tokio::sync::Mutex::default(),
         }
     }
 }

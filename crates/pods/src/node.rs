@@ -11,6 +11,7 @@ use crate::monitors::Live;
 use crate::operations::Operations;
 use crate::records::Dirs;
 use crate::snapshot::Table;
+use crate::statistics::{self, Statistics};
 use crate::{Error, PodId, PodRequest};
 
 /// How pods and containers are made on this node.
@@ -61,6 +62,8 @@ pub struct Options {
     pub bind_mount_prefix: PathBuf,
     /// Time between stop signal and SIGKILL where the caller gives none.
     pub stop_timeout: Duration,
+    /// Statistics and metrics.
+    pub statistics: statistics::Options,
 }
 
 /// Pools of blocking work, so that a hung volume exhausts its own only.
@@ -112,13 +115,16 @@ pub(crate) struct Node {
     pub(crate) pools: Pools,
     pub(crate) table: Table,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) statistics: Arc<Statistics>,
     live: Mutex<HashMap<PodId, Arc<Live>>>,
 }
 
 impl Node {
     pub(crate) fn new(options: Options, rooms: Rooms) -> Result<Self, Error> {
+        let statistics = Statistics::new(options.statistics.clone())?;
         Ok(Self {
             options,
+            statistics: Arc::new(statistics),
             store: rooms.store,
             images: rooms.images,
             network: Arc::new(rooms.network),

@@ -14,6 +14,8 @@ pub(crate) mod stage;
 pub(crate) mod start_container;
 pub(crate) mod stop_container;
 pub(crate) mod stop_pod;
+pub(crate) mod update_container;
+pub(crate) mod update_pod;
 
 use std::collections::HashMap;
 use std::future::Future;

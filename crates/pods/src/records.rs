@@ -18,6 +18,7 @@ use crate::node::Node;
 use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
+use crate::request::PodResources;
 use crate::state::container::{Container, Init, Made as ContainerMade, Phase};
 use crate::state::pod::{Made as PodMade, Pod};
 use crate::{ContainerId, ContainerRequest, Error, PodId, PodRequest, node};
@@ -46,6 +47,19 @@ struct PodFile {
 #[derive(Debug, Serialize, Deserialize)]
 struct PodState {
     ready: bool,
+    /// Where they were updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resources: Option<PodResources>,
+}
+
+impl PodState {
+    fn of(pod: &Pod) -> Self {
+        let updated = *pod.resources != pod.request.resources;
+        Self {
+            ready: pod.ready,
+            resources: updated.then(|| PodResources::clone(&pod.resources)),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,6 +75,9 @@ struct ContainerFile {
 #[derive(Debug, Serialize, Deserialize)]
 struct ContainerState {
     phase: Phase,
+    /// Limits in force, where they were updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limits: Option<spec::resources::Request>,
     #[serde(flatten)]
     for_crio: serde_json::Value,
 }
@@ -121,7 +138,7 @@ pub(crate) fn write_pod(pod: &Pod, dirs: &Dirs) -> Result<(), Error> {
         request: PodRequest::clone(&pod.request),
         made: PodMade::clone(&pod.made),
     };
-    volatile(&dirs.persistent.join(STATE), &PodState { ready: pod.ready })?;
+    volatile(&dirs.persistent.join(STATE), &PodState::of(pod))?;
     durable(
         &dirs.persistent.join(CONFIG),
         &crate::bundle::pod_config(pod),
@@ -131,7 +148,7 @@ pub(crate) fn write_pod(pod: &Pod, dirs: &Dirs) -> Result<(), Error> {
 
 /// Replaces a pod's state, synced: a pod that was stopped stays so.
 pub(crate) fn write_pod_state(pod: &Pod, dirs: &Dirs) -> Result<(), Error> {
-    durable(&dirs.persistent.join(STATE), &PodState { ready: pod.ready })
+    durable(&dirs.persistent.join(STATE), &PodState::of(pod))
 }
 
 /// Reads a pod's record; `None` where it never was whole.
@@ -140,12 +157,14 @@ pub(crate) fn read_pod(dirs: &Dirs) -> Result<Option<Pod>, Error> {
         return Ok(None);
     };
     let state = read::<PodState>(&dirs.persistent.join(STATE))?;
+    let (ready, updated) = state.map_or((false, None), |state| (state.ready, state.resources));
     Ok(Some(Pod {
         id: file.id,
+        resources: Arc::new(updated.unwrap_or_else(|| file.request.resources.clone())),
         request: Arc::new(file.request),
         made: Arc::new(file.made),
         created: file.created,
-        ready: state.is_some_and(|state| state.ready),
+        ready,
     }))
 }
 
@@ -187,6 +206,8 @@ pub(crate) fn write_state(container: &Container, dirs: &Dirs) -> Result<(), Erro
     let path = dirs.persistent.join(STATE);
     let state = ContainerState {
         phase: container.phase.clone(),
+        limits: (*container.limits != container.request.resources)
+            .then(|| spec::resources::Request::clone(&container.limits)),
         for_crio: for_crio(container, dirs),
     };
     match container.phase {
@@ -243,13 +264,15 @@ pub(crate) fn read_container(dirs: &Dirs) -> Result<Option<Container>, Error> {
             start_time: 0,
         },
     };
+    let (phase, updated) = state.map_or((nobody, None), |state| (state.phase, state.limits));
     Ok(Some(Container {
         id: file.id,
         pod: file.pod,
+        limits: Arc::new(updated.unwrap_or_else(|| file.request.resources.clone())),
         request: Arc::new(file.request),
         made: Arc::new(file.made),
         created: file.created,
-        phase: state.map_or(nobody, |state| state.phase),
+        phase,
     }))
 }
 

@@ -91,6 +91,16 @@ pub struct PortMapping {
     pub host_ip: String,
 }
 
+/// What a pod may use, as the kubelet tells it. Kept for whoever asks: the pod's cgroup is the
+/// kubelet's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodResources {
+    /// What the pod takes beside its containers.
+    pub overhead: Option<spec::resources::Request>,
+    /// The sum of its containers.
+    pub resources: Option<spec::resources::Request>,
+}
+
 /// A pod sandbox to be run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodRequest {
@@ -122,6 +132,9 @@ pub struct PodRequest {
     pub privileged: bool,
     /// Runtime handler as sent; empty for the default.
     pub runtime_handler: String,
+    /// What it may use.
+    #[serde(default)]
+    pub resources: PodResources,
 }
 
 /// A seccomp or AppArmor profile.

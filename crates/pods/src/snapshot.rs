@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
 use crate::events::{self, Event, Happened, Subscribers};
-use crate::request::PodKey;
+use crate::request::{PodKey, PodResources};
 use crate::state::container::{Container, IllegalStep, Phase};
 use crate::state::pod::Pod;
 use crate::{ContainerId, Error, PodId};
@@ -148,6 +148,26 @@ impl Table {
             let known = old.is_some_and(|old| events::last(&old.phase) == happened);
             let event = Event::of_container(happened, &container, snapshot);
             ((), event.filter(|_| !known).into_iter().collect())
+        });
+    }
+
+    /// Gives a container other limits; nothing where it is gone.
+    pub(crate) fn limit(&self, id: &ContainerId, limits: Arc<spec::resources::Request>) {
+        self.change(|snapshot| {
+            if let Some(container) = snapshot.containers.get_mut(id) {
+                Arc::make_mut(container).limits = limits;
+            }
+            ((), Vec::new())
+        });
+    }
+
+    /// Takes note of what a pod may use; nothing where it is gone.
+    pub(crate) fn allow(&self, id: &PodId, resources: Arc<PodResources>) {
+        self.change(|snapshot| {
+            if let Some(pod) = snapshot.pods.get_mut(id) {
+                Arc::make_mut(pod).resources = resources;
+            }
+            ((), Vec::new())
         });
     }
 

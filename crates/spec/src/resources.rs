@@ -103,6 +103,38 @@ pub fn resolve(
     })
 }
 
+/// Limits after an update, in which zero and empty leave what is.
+///
+/// A memory limit that comes without one for swap keeps swap's where that is still high enough;
+/// else swap follows memory.
+#[must_use]
+pub fn merge(old: &Request, update: &Request) -> Request {
+    let number = |old: i64, new: i64| if new != 0 { new } else { old };
+    let text = |old: &String, new: &String| if new.is_empty() { old } else { new }.clone();
+    let memory_limit = number(old.memory_limit, update.memory_limit);
+    let kept = if (1..memory_limit).contains(&old.memory_swap_limit) {
+        memory_limit
+    } else {
+        old.memory_swap_limit
+    };
+    let mut hugepages: BTreeMap<_, _> = old.hugepage_limits.iter().cloned().collect();
+    hugepages.extend(update.hugepage_limits.iter().cloned());
+    let mut unified = old.unified.clone();
+    unified.extend(update.unified.clone());
+    Request {
+        cpu_period: number(old.cpu_period, update.cpu_period),
+        cpu_quota: number(old.cpu_quota, update.cpu_quota),
+        cpu_shares: number(old.cpu_shares, update.cpu_shares),
+        cpuset_cpus: text(&old.cpuset_cpus, &update.cpuset_cpus),
+        cpuset_mems: text(&old.cpuset_mems, &update.cpuset_mems),
+        memory_limit,
+        memory_swap_limit: number(kept, update.memory_swap_limit),
+        oom_score_adj: number(old.oom_score_adj, update.oom_score_adj),
+        hugepage_limits: hugepages.into_iter().collect(),
+        unified,
+    }
+}
+
 fn hugepages(limits: &[(String, u64)]) -> Vec<oci::HugepageLimit> {
     let limit = |(page_size, limit): &(String, u64)| oci::HugepageLimit {
         page_size: page_size.clone(),
@@ -185,6 +217,40 @@ mod tests {
                 memory: 2000
             })
         );
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names() {
+        let old = Request {
+            cpu_shares: 512,
+            cpuset_cpus: "0".into(),
+            memory_limit: 2000,
+            memory_swap_limit: 3000,
+            hugepage_limits: vec![("1GB".into(), 0), ("2MB".into(), 1)],
+            ..Request::default()
+        };
+        assert_eq!(merge(&old, &Request::default()), old);
+        let update = Request {
+            cpu_quota: -1,
+            memory_limit: 2500,
+            hugepage_limits: vec![("2MB".into(), 7)],
+            ..Request::default()
+        };
+        let merged = merge(&old, &update);
+        assert_eq!((merged.cpu_shares, merged.cpu_quota), (512, -1));
+        assert_eq!(
+            (merged.memory_limit, merged.memory_swap_limit),
+            (2500, 3000)
+        );
+        assert_eq!(
+            merged.hugepage_limits,
+            [("1GB".into(), 0), ("2MB".into(), 7)]
+        );
+        let more = Request {
+            memory_limit: 4000,
+            ..Request::default()
+        };
+        assert_eq!(merge(&old, &more).memory_swap_limit, 4000);
     }
 
     #[test]

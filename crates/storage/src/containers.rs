@@ -113,6 +113,15 @@ impl Store {
         Ok(Arc::clone(&containers.view.list[*at]))
     }
 
+    /// The directory that holds what a container wrote; none where it has no layer.
+    ///
+    /// # Errors
+    /// As [`Store::container`].
+    pub fn writable_dir(&self, id: &ContainerId) -> Result<Option<PathBuf>, Error> {
+        let layer = self.container(id)?.layer.clone();
+        Ok(layer.map(|layer| self.paths().layer(&layer).join("diff")))
+    }
+
     /// Replaces a container's metadata.
     ///
     /// # Errors

@@ -109,7 +109,7 @@ pub(crate) fn container(config: Option<v1::ContainerConfig>) -> Result<Container
 }
 
 /// Limits, as numbers of which zero is "not set".
-fn resources(from: v1::LinuxContainerResources) -> limits::Request {
+pub(crate) fn resources(from: v1::LinuxContainerResources) -> limits::Request {
     limits::Request {
         cpu_period: from.cpu_period,
         cpu_quota: from.cpu_quota,

@@ -1,7 +1,7 @@
 //! RunPodSandboxRequest.
 
 use pods::PodRequest;
-use pods::request::{Dns, PodKey, PortMapping, Protocol, Shared};
+use pods::request::{Dns, PodKey, PodResources, PortMapping, Protocol, Shared};
 use spec::sysctl;
 use tonic::Status;
 
@@ -56,7 +56,19 @@ pub(crate) fn pod(request: v1::RunPodSandboxRequest) -> Result<PodRequest, Statu
         pid: pid_mode(&namespaces)?,
         privileged: security.privileged,
         runtime_handler: request.runtime_handler,
+        resources: resources(linux.overhead, linux.resources),
     })
+}
+
+/// What the pod takes itself, and what it may take with its containers.
+pub(crate) fn resources(
+    overhead: Option<v1::LinuxContainerResources>,
+    resources: Option<v1::LinuxContainerResources>,
+) -> PodResources {
+    PodResources {
+        overhead: overhead.map(super::resources),
+        resources: resources.map(super::resources),
+    }
 }
 
 /// Lines of resolv.conf must stay lines.

@@ -245,6 +245,7 @@ impl Create {
             pod: self.pod.id.clone(),
             request: Arc::new(self.request.clone()),
             made: Arc::new(self.built().1.clone()),
+            limits: Arc::new(self.request.resources.clone()),
             created: self.created,
             phase: Phase::Created { init },
         }

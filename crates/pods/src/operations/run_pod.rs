@@ -212,6 +212,7 @@ async fn publish(run: &Run) -> Result<(), Error> {
         id: run.id.clone(),
         request: Arc::clone(&run.request),
         made: Arc::new(run.made()),
+        resources: Arc::new(run.request.resources.clone()),
         created: run.created,
         ready: true,
     };

@@ -82,6 +82,8 @@ pub(crate) async fn stop(node: &Arc<Node>, pod: &Pod, grace: Duration) -> Result
 
 /// The pod is not ready: on disk, then for everybody.
 async fn not_ready(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
+    let live = node.live(&pod.id);
+    let _states = live.states.lock().await;
     let Ok(current) = node.table.load().pod(pod.id.as_str()) else {
         return Ok(());
     };

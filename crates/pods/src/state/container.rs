@@ -24,6 +24,8 @@ pub struct Container {
     pub request: Arc<ContainerRequest>,
     /// What came out of it, fixed when it was created.
     pub made: Arc<Made>,
+    /// Its limits in force: those of the request until they are updated.
+    pub limits: Arc<spec::resources::Request>,
     /// When it was created.
     pub created: SystemTime,
     /// Where it is in its life.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::request::PodResources;
 use crate::state::container::Init;
 use crate::{PodId, PodRequest};
 
@@ -19,6 +20,8 @@ pub struct Pod {
     pub request: Arc<PodRequest>,
     /// What came out of it.
     pub made: Arc<Made>,
+    /// What it may use, as last told.
+    pub resources: Arc<PodResources>,
     /// When it was created.
     pub created: SystemTime,
     /// Whether its namespaces and network are there.

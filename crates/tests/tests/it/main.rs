@@ -19,3 +19,5 @@ mod pods;
 mod restart;
 mod retries;
 mod shared_store;
+mod stats;
+mod update;
