@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use stats::cgroup::Reader;
 use stats::disk::Cache;
 use stats::figures::{At, DiskUsage, Usage};
@@ -26,6 +26,11 @@ use crate::state::container::Phase;
 use crate::{Container, Error, Pod, Snapshot};
 
 pub use metrics::{ContainerMetrics, PodMetrics};
+
+/// Threads that read cgroups.
+const THREADS: usize = 2;
+/// Least that a thread is woken for: some milliseconds' work.
+const PART: usize = 32;
 
 /// What is collected, and when.
 #[derive(Debug, Clone, Default)]
@@ -95,7 +100,7 @@ impl Statistics {
             reader: Reader::new().map_err(Error::io("read", mountinfo))?,
             rates: Rates::default(),
             layers: Cache::default(),
-            pool: Pool::new("statistics", 2),
+            pool: Pool::new("statistics", THREADS),
             walker: Pool::new("layers", 1),
             collected: ArcSwapOption::empty(),
             collected_metrics: ArcSwapOption::empty(),
@@ -117,19 +122,19 @@ impl Statistics {
         self.reader.processes(&container.made.cgroup)
     }
 
-    fn read_container(&self, container: &Arc<Container>) -> ContainerUsage {
-        let usage = if alive(container) {
+    fn read_container(&self, container: Arc<Container>) -> ContainerUsage {
+        let usage = if alive(&container) {
             self.reader.usage(&container.made.cgroup)
         } else {
             Usage::default()
         };
         let id = container.id.as_str();
         ContainerUsage {
-            container: Arc::clone(container),
             at: SystemTime::now(),
             nano_cores: self.rate(id, &usage),
             usage,
             layer: self.layers.get(id),
+            container,
         }
     }
 
@@ -141,7 +146,7 @@ impl Statistics {
     ) -> PodUsage {
         let containers: Vec<_> = containers
             .iter()
-            .map(|container| self.read_container(container))
+            .map(|container| self.read_container(Arc::clone(container)))
             .collect();
         let (usage, processes) = match own_cgroup(&pod) {
             Some(cgroup) => (
@@ -219,16 +224,7 @@ pub(crate) async fn container(
 
 async fn read_containers(node: &Arc<Node>, list: Vec<Arc<Container>>) -> Vec<ContainerUsage> {
     layers::refresh(node, &list).await;
-    let reader = Arc::clone(node);
-    let read = move || {
-        let statistics = &reader.statistics;
-        statistics.forget_what_is_gone(&reader.table.load());
-        let usage = list
-            .iter()
-            .map(|container| statistics.read_container(container));
-        usage.collect()
-    };
-    blocking(&node.statistics.pool, read).await
+    shared_out(node, list, Statistics::read_container).await
 }
 
 /// What those of `chosen` use.
@@ -254,17 +250,33 @@ async fn read_pods(
     let containers: Vec<_> = containers.cloned().collect();
     let networks = networks(node, &list);
     let (interfaces, ()) = join(networks, layers::refresh(node, &containers)).await;
-    let reader = Arc::clone(node);
-    let read = move || {
-        let statistics = &reader.statistics;
-        statistics.forget_what_is_gone(&reader.table.load());
-        let each = list.into_iter().zip(interfaces);
-        each.map(|((pod, containers), interfaces)| {
-            statistics.read_pod(pod, &containers, interfaces)
-        })
-        .collect()
-    };
-    blocking(&node.statistics.pool, read).await
+    let each = list.into_iter().zip(interfaces).collect();
+    shared_out(node, each, |statistics, ((pod, containers), interfaces)| {
+        statistics.read_pod(pod, &containers, interfaces)
+    })
+    .await
+}
+
+/// Has the pool's threads read a part each, and puts the parts together.
+async fn shared_out<T: Send + 'static, U: Send + 'static>(
+    node: &Arc<Node>,
+    mut list: Vec<T>,
+    read: fn(&Statistics, T) -> U,
+) -> Vec<U> {
+    node.statistics.forget_what_is_gone(&node.table.load());
+    let size = list.len().div_ceil(THREADS).max(PART);
+    let mut parts = Vec::new();
+    while !list.is_empty() {
+        let rest = list.split_off(list.len().min(size));
+        let part = std::mem::replace(&mut list, rest);
+        let statistics = Arc::clone(&node.statistics);
+        let work = move || -> Vec<U> {
+            let each = part.into_iter();
+            each.map(|one| read(&statistics, one)).collect()
+        };
+        parts.push(node.statistics.pool.run(work));
+    }
+    join_all(parts).await.into_iter().flatten().collect()
 }
 
 /// Pods and those of their containers that have not ended. A pod that was stopped has nothing

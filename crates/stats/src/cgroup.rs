@@ -7,7 +7,6 @@ mod detail;
 mod processes;
 
 use std::io;
-use std::path::{Path, PathBuf};
 
 use sys::cgroup::Hierarchy;
 
@@ -44,46 +43,38 @@ impl Reader {
         Self { hierarchies }
     }
 
-    /// Where a controller has the cgroup `path`.
-    fn place(&self, controller: &str, path: &str) -> Option<(Version, PathBuf)> {
-        let has =
-            |hierarchy: &&Hierarchy| hierarchy.controllers.iter().any(|name| name == controller);
+    /// Where a controller has the cgroup `path`; version 2 has a directory for all of them.
+    fn dir(&self, controller: &str, path: &str) -> Option<(Version, Dir)> {
+        let has = |hierarchy: &&Hierarchy| {
+            let mut controllers = hierarchy.controllers.iter();
+            controllers.any(|name| name == controller)
+        };
         match self.hierarchies.iter().find(has) {
-            Some(v1) => Some((Version::One, v1.dir(path))),
+            Some(v1) => Some((Version::One, Dir::at(v1.dir(path)))),
             None => Some((Version::Two, self.unified(path)?)),
         }
     }
 
     /// The cgroup's directory of version 2.
-    fn unified(&self, path: &str) -> Option<PathBuf> {
+    fn unified(&self, path: &str) -> Option<Dir> {
         let unified = self.hierarchies.iter().find(|hierarchy| hierarchy.is_v2());
-        Some(unified?.dir(path))
-    }
-
-    /// Opens it once for controllers that share a directory.
-    fn dirs(&self, path: &str) -> Dirs<'_> {
-        Dirs {
-            reader: self,
-            path: path.to_owned(),
-            open: Vec::new(),
-        }
+        Some(Dir::at(unified?.dir(path)))
     }
 
     /// What the cgroup `path` uses: what every poll wants. Seven or eight small files.
     #[must_use]
     pub fn usage(&self, path: &str) -> Usage {
-        let mut dirs = self.dirs(path);
         let buffer = &mut Buffer::default();
         Usage {
-            cpu: dirs
-                .of("cpuacct", "cpu")
-                .and_then(|(version, dir)| cpu(version, dir, buffer)),
-            memory: dirs
-                .of("memory", "memory")
-                .and_then(|(version, dir)| memory(version, dir, buffer)),
-            pressure: dirs
-                .unified()
-                .map(|dir| pressures(dir, buffer))
+            cpu: self
+                .dir("cpuacct", path)
+                .and_then(|(version, dir)| cpu(version, &dir, buffer)),
+            memory: self
+                .dir("memory", path)
+                .and_then(|(version, dir)| memory(version, &dir, buffer)),
+            pressure: self
+                .unified(path)
+                .map(|dir| pressures(&dir, buffer))
                 .unwrap_or_default(),
         }
     }
@@ -91,7 +82,7 @@ impl Reader {
     /// Stalls.
     #[must_use]
     pub fn pressures(&self, path: &str) -> Pressures {
-        let dir = self.unified(path).and_then(|dir| Dir::open(&dir));
+        let dir = self.unified(path);
         dir.map(|dir| pressures(&dir, &mut Buffer::default()))
             .unwrap_or_default()
     }
@@ -99,57 +90,23 @@ impl Reader {
     /// Memory in use now; none if there is no such cgroup.
     #[must_use]
     pub fn memory_usage(&self, path: &str) -> Option<u64> {
-        let (version, dir) = self.place("memory", path)?;
+        let (version, dir) = self.dir("memory", path)?;
         let name = match version {
             Version::One => "memory.usage_in_bytes",
             Version::Two => "memory.current",
         };
-        text::number(Dir::open(&dir)?.text(name, &mut Buffer::default())?)
+        text::number(dir.text(name, &mut Buffer::default())?)
     }
 
     /// Its threads.
     #[must_use]
     pub fn threads(&self, path: &str) -> Option<Threads> {
-        let (_, dir) = self.place("pids", path)?;
-        let (dir, buffer) = (Dir::open(&dir)?, &mut Buffer::default());
+        let (_, dir) = self.dir("pids", path)?;
+        let buffer = &mut Buffer::default();
         Some(Threads {
             current: text::number(dir.text("pids.current", buffer)?)?,
             limit: dir.text("pids.max", buffer).and_then(text::limit),
         })
-    }
-}
-
-/// Directories of one cgroup, each opened once.
-struct Dirs<'a> {
-    reader: &'a Reader,
-    path: String,
-    open: Vec<(PathBuf, Option<Dir>)>,
-}
-
-impl Dirs<'_> {
-    /// The directory of a controller, which version 1 and 2 name differently.
-    fn of(&mut self, v1: &str, v2: &str) -> Option<(Version, &Dir)> {
-        let (version, dir) = match self.reader.place(v1, &self.path) {
-            Some((Version::One, dir)) => (Version::One, dir),
-            _ => self.reader.place(v2, &self.path)?,
-        };
-        Some((version, self.opened(&dir)?))
-    }
-
-    fn unified(&mut self) -> Option<&Dir> {
-        let dir = self.reader.unified(&self.path)?;
-        self.opened(&dir)
-    }
-
-    fn opened(&mut self, path: &Path) -> Option<&Dir> {
-        let at = match self.open.iter().position(|(known, _)| known == path) {
-            Some(at) => at,
-            None => {
-                self.open.push((path.to_owned(), Dir::open(path)));
-                self.open.len() - 1
-            }
-        };
-        self.open.get(at)?.1.as_ref()
     }
 }
 

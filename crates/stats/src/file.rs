@@ -1,33 +1,35 @@
 //! Opening and reading small files of the kernel.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::limits;
 
-/// A directory, open while its files are read.
+/// A directory whose files are opened by their whole path: opening the directory first costs as
+/// much as one more file, and a cgroup has two or three files that are wanted.
 #[derive(Debug)]
-pub(crate) struct Dir(OwnedFd);
+pub(crate) struct Dir(PathBuf);
 
 /// What files are read into, one after another.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer(Vec<u8>);
 
 impl Dir {
-    pub(crate) fn open(path: &Path) -> Option<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat(CWD, path, flags, Mode::empty())
-            .ok()
-            .map(Self)
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// The text of one of its files; none if it is not there or can't be read.
     pub(crate) fn text<'a>(&self, name: &str, buffer: &'a mut Buffer) -> Option<&'a str> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(self.0.as_fd(), name, flags, Mode::empty()).ok()?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, self.0.join(name), flags, Mode::empty()).ok()?;
         buffer.fill(&file)
     }
 }

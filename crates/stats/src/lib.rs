@@ -2,9 +2,8 @@
 //! processes; and the metrics that the CRI knows by name.
 //!
 //! Decoders of the kernel's texts are pure ([`text`]); thin readers open the files. Nothing is
-//! spawned, and no descriptor is kept: opening a cgroup's files by path costs two microseconds
-//! each, while five directories held per container would be thousands of descriptors on a full
-//! node. Knows nothing of gRPC, pods or storage.
+//! spawned, and no descriptor is kept: the six files of a poll cost about 50 µs a container opened
+//! anew and 13 µs held open, but those would be six descriptors for each container and pod. Knows nothing of gRPC, pods or storage.
 
 pub mod cgroup;
 pub mod disk;

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod image_maker;
 pub mod kubelet;
 pub mod node;
+pub mod polls;
 pub mod progress;
 pub mod registry;
 pub mod requests;

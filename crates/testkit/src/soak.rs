@@ -49,7 +49,7 @@ pub async fn run(one_by_one: u32, at_once: u32) -> Result<()> {
     soaked
 }
 
-fn network(addresses: &Path) -> String {
+pub(crate) fn network(addresses: &Path) -> String {
     format!(
         r#"{{"cniVersion":"0.4.0","name":"soak","plugins":[{{"type":"bridge","bridge":"{BRIDGE}","isGateway":true,
         "ipMasq":false,"ipam":{{"type":"host-local","dataDir":"{}","ranges":[[{{"subnet":"10.199.0.0/20"}}]]}}}}]}}"#,
@@ -174,7 +174,7 @@ fn monitors(node: &Node) -> Result<Memory> {
     Memory::average(&monitors)
 }
 
-fn bridge_down() {
+pub(crate) fn bridge_down() {
     let Some(program) = sys::spawn::which("ip", "/usr/sbin:/sbin:/usr/bin:/bin") else {
         return;
     };

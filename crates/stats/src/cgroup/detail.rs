@@ -13,15 +13,14 @@ impl Reader {
     /// Processor time in detail.
     #[must_use]
     pub fn cpu(&self, path: &str) -> Option<CpuDetail> {
-        let mut dirs = self.dirs(path);
         let buffer = &mut Buffer::default();
-        let (version, dir) = dirs.of("cpuacct", "cpu")?;
+        let (version, dir) = self.dir("cpuacct", path)?;
         let mut cpu = match version {
-            Version::One => cpu_v1(dir, buffer)?,
-            Version::Two => cpu_v2(dir, buffer)?,
+            Version::One => cpu_v1(&dir, buffer)?,
+            Version::Two => cpu_v2(&dir, buffer)?,
         };
         if version == Version::One
-            && let Some((_, dir)) = dirs.of("cpu", "cpu")
+            && let Some((_, dir)) = self.dir("cpu", path)
             && let Some(stat) = dir.text("cpu.stat", buffer)
         {
             [cpu.periods, cpu.throttled_periods, cpu.throttled] =
@@ -33,13 +32,12 @@ impl Reader {
     /// Memory in detail.
     #[must_use]
     pub fn memory(&self, path: &str) -> Option<MemoryDetail> {
-        let mut dirs = self.dirs(path);
         let buffer = &mut Buffer::default();
-        let (version, dir) = dirs.of("memory", "memory")?;
-        let basic = memory(version, dir, buffer)?;
+        let (version, dir) = self.dir("memory", path)?;
+        let basic = memory(version, &dir, buffer)?;
         let mut detail = match version {
-            Version::One => detail_v1(dir, buffer),
-            Version::Two => detail_v2(dir, buffer),
+            Version::One => detail_v1(&dir, buffer),
+            Version::Two => detail_v2(&dir, buffer),
         };
         detail.basic = basic;
         Some(detail)
@@ -48,8 +46,7 @@ impl Reader {
     /// Input and output by device.
     #[must_use]
     pub fn io(&self, path: &str) -> Option<Vec<Device>> {
-        let mut dirs = self.dirs(path);
-        let (version, dir) = dirs.of("blkio", "io")?;
+        let (version, dir) = self.dir("blkio", path)?;
         let buffer = &mut Buffer::default();
         match version {
             Version::One => {
@@ -65,18 +62,18 @@ impl Reader {
     /// Huge pages by size.
     #[must_use]
     pub fn huge_pages(&self, path: &str) -> Vec<HugePages> {
-        let Some((version, place)) = self.place("hugetlb", path) else {
+        let Some((version, dir)) = self.dir("hugetlb", path) else {
             return Vec::new();
         };
         let (usage, peak) = match version {
             Version::One => ("usage_in_bytes", Some("max_usage_in_bytes")),
             Version::Two => ("current", None),
         };
-        let Some(dir) = Dir::open(&place) else {
-            return Vec::new();
-        };
         let buffer = &mut Buffer::default();
-        let names = std::fs::read_dir(&place).into_iter().flatten().flatten();
+        let names = std::fs::read_dir(dir.path())
+            .into_iter()
+            .flatten()
+            .flatten();
         let sizes = names.filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let size = name.strip_prefix("hugetlb.")?.strip_suffix(usage)?;

@@ -13,8 +13,8 @@ impl Reader {
         let mut found = Vec::new();
         // Every process is in the hierarchy of any controller; version 2 is left aside where a
         // controller of version 1 is there, since a runtime may not use it then.
-        if let Some((_, dir)) = self.place("pids", path) {
-            collect(&dir, 0, &mut found);
+        if let Some((_, dir)) = self.dir("pids", path) {
+            collect(dir.path(), 0, &mut found);
         }
         found.sort_unstable();
         found.dedup();

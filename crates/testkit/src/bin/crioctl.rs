@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::client::Client;
-use testkit::{bench, critest, demo, kubelet, progress, soak};
+use testkit::{bench, critest, demo, kubelet, polls, progress, soak};
 
 use crioxide_testkit as testkit;
 
@@ -84,6 +84,15 @@ enum Command {
         #[arg(long)]
         kubelet: PathBuf,
     },
+    /// Times polls of statistics with many pods under a daemon of its own.
+    Polls {
+        /// Pods, each with one container.
+        #[arg(long, default_value_t = 100)]
+        pods: u32,
+        /// Polls of each kind.
+        #[arg(long, default_value_t = 100)]
+        rounds: u32,
+    },
     /// Runs many pods under a daemon of its own, and says what is left and what they cost.
     Soak {
         /// Pods one after another.
@@ -154,6 +163,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         Command::KubeletSmoke { kubelet: program } => {
             Box::pin(kubelet::smoke(&program)).await?;
         }
+        Command::Polls { pods, rounds } => Box::pin(polls::run(pods, rounds)).await?,
         Command::Soak {
             one_by_one,
             at_once,
