@@ -126,6 +126,21 @@ async fn life(node: &Node, image: &str, network: Network, count: &mut impl Count
     let exec = count.call("ExecSync", call).await??;
     assert_eq!(exec.exit_code, 0);
     let mut runtime = node.client().runtime();
+    let call = runtime.list_container_stats(v1::ListContainerStatsRequest::default());
+    let stats = count.call("ListContainerStats", call).await??;
+    assert_eq!(stats.into_inner().stats.len(), 1);
+    let call = runtime.list_pod_sandbox_stats(v1::ListPodSandboxStatsRequest::default());
+    count.call("ListPodSandboxStats", call).await??;
+    let request = v1::UpdateContainerResourcesRequest {
+        container_id: container_id.clone(),
+        linux: Some(v1::LinuxContainerResources {
+            memory_limit_in_bytes: 64 << 20,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let call = runtime.update_container_resources(request);
+    count.call("UpdateContainerResources", call).await??;
     let request = v1::StopContainerRequest {
         container_id: container_id.clone(),
         timeout: 0,
