@@ -26,6 +26,8 @@ const REGISTRIES: &[&str] = &[
 ];
 /// What stands before the digest that is compiled into the suite.
 const DIGEST_OF: &[u8] = b"test-image-digest@sha256:";
+/// What the suite wants and is not the default: it asks for every metric.
+const CONFIG: &str = "[crio.stats]\nincluded_pod_metrics = [\"all\"]\n";
 /// Hexadecimal digits of a SHA-256 digest.
 const DIGEST_DIGITS: usize = 64;
 
@@ -58,7 +60,7 @@ pub async fn run(suite: Suite) -> Result<()> {
     with_digest(&suite.critest, &program, &digest)?;
     let node = Node::start(Options {
         runtime: suite.runtime,
-        config: suite.config,
+        config: format!("{CONFIG}{}", suite.config),
         registries: mirrors(&registry),
         ..Options::default()
     })

@@ -177,7 +177,7 @@ async fn a_configuration_with_a_wrong_type_names_file_and_line() -> Result<()> {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("crio.conf:")
+        error.contains("50-test.conf:2")
             && error.contains("crio.stats.collection_period wants an integer"),
         "{error}"
     );
