@@ -1,0 +1,9 @@
+//! What is done over a connection: a process with its streams, or forwarded ports. Knows streams
+//! and channels, not the protocol that carries them.
+
+pub(crate) mod forward;
+pub(crate) mod remote;
+mod size;
+mod status;
+
+pub(crate) use status::Form as StatusForm;
