@@ -71,7 +71,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 /// An error with its causes, on one line, each told once.
-fn text(error: &dyn std::error::Error) -> String {
+pub(crate) fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -14,7 +14,9 @@ mod pieces;
 mod runtime_service;
 mod sandboxes;
 mod stats;
+mod streaming;
 pub mod v1;
 
 pub use image_service::ImageService;
 pub use runtime_service::{Identity, RuntimeService};
+pub use streaming::StreamingBackend;

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::errors::status;
 use crate::pieces::{self, Answers};
-use crate::{checked, containers, events, image_service, metrics, sandboxes, stats, v1};
+use crate::{checked, containers, events, image_service, metrics, sandboxes, stats, streaming, v1};
 
 /// Who answers, as Version tells.
 #[derive(Debug, Clone)]
@@ -28,6 +28,7 @@ pub struct RuntimeService {
     identity: Identity,
     /// The configuration in force, as Status shows it.
     config: Arc<str>,
+    promises: ::streaming::Promises,
     /// Whether clients may subscribe to events (`enable_pod_events`).
     pod_events: bool,
 }
@@ -35,11 +36,17 @@ pub struct RuntimeService {
 impl RuntimeService {
     /// Makes the service.
     #[must_use]
-    pub fn new(pods: Pods, identity: Identity, config: Arc<str>) -> Self {
+    pub fn new(
+        pods: Pods,
+        identity: Identity,
+        config: Arc<str>,
+        promises: ::streaming::Promises,
+    ) -> Self {
         Self {
             pods,
             identity,
             config,
+            promises,
             pod_events: false,
         }
     }
@@ -381,19 +388,19 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
         Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        not_built("Exec")
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        streaming::exec(&self.pods, &self.promises, request.into_inner()).map(Response::new)
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        not_built("Attach")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        streaming::attach(&self.pods, &self.promises, request.into_inner()).map(Response::new)
     }
 
     async fn port_forward(
         &self,
-        _: Request<v1::PortForwardRequest>,
+        request: Request<v1::PortForwardRequest>,
     ) -> Answer<v1::PortForwardResponse> {
-        not_built("PortForward")
+        streaming::port_forward(&self.pods, &self.promises, request.into_inner()).map(Response::new)
     }
 
     async fn container_stats(

@@ -6,6 +6,7 @@ mod markers;
 mod options;
 mod programs;
 mod serve;
+mod streams;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -176,6 +177,7 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     let listen = settings.path("crio.api", "listen");
     let socket = serve::bind(&listen)?;
     let markers = markers::Markers::starting(settings)?;
+    let streams = streams::bind(settings).await?;
     let pods_options = options::pods(settings, matches)?;
     let rooms = options::rooms(settings, matches)?;
     let (store, images) = (rooms.store.clone(), Arc::clone(&rooms.images));
@@ -190,8 +192,13 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     };
     let shown: Arc<str> = options::shown(settings).into();
     let services = serve::Services {
-        runtime: cri::RuntimeService::new(pods.clone(), identity, Arc::clone(&shown))
-            .with_pod_events(settings.bool("crio.runtime", "enable_pod_events")),
+        runtime: cri::RuntimeService::new(
+            pods.clone(),
+            identity,
+            Arc::clone(&shown),
+            streams.promises(),
+        )
+        .with_pod_events(settings.bool("crio.runtime", "enable_pod_events")),
         images: cri::ImageService::new(Arc::clone(&images), store, pods.clone()),
         inspect: inspect::Inspect {
             pods: pods.clone(),
@@ -205,10 +212,12 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     markers.started()?;
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "crioxide serves");
     let server = serve::serve(socket, services);
-    tokio::pin!(server);
+    let streams = streams.serve(Arc::new(cri::StreamingBackend(pods.clone())));
+    tokio::pin!(server, streams);
     loop {
         tokio::select! {
             ended = &mut server => return ended,
+            () = &mut streams => return Err(anyhow!("the streaming server has ended")),
             _ = child.recv() => pods.reap().await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

@@ -65,6 +65,18 @@ pub struct ExecStarted {
     pub terminal: Option<OwnedFd>,
 }
 
+impl ExecStarted {
+    /// Waits for the process's end, which is seen here also where its monitor is lost.
+    ///
+    /// # Errors
+    /// It can't be watched.
+    pub async fn ended(&self) -> std::io::Result<()> {
+        let pidfd = self.pidfd.try_clone()?;
+        let pidfd = crate::connection::watch(pidfd, tokio::io::Interest::READABLE)?;
+        pidfd.readable().await.map(drop)
+    }
+}
+
 /// Where [`Monitor::attach`] copies a container's output to: pipes or sockets.
 #[derive(Debug, Default)]
 pub struct AttachTo {

@@ -26,6 +26,7 @@ mod records;
 pub mod request;
 mod restore;
 mod rootfs;
+mod session;
 mod snapshot;
 pub mod state;
 pub mod statistics;
@@ -37,6 +38,7 @@ pub use node::{Options, Rooms};
 pub use operations::Running as RunningOperation;
 pub use operations::exec_sync::Executed;
 pub use request::{ContainerRequest, PodRequest};
+pub use session::{Session, Streams, Terminal};
 pub use snapshot::Snapshot;
 pub use state::container::Container;
 pub use state::pod::Pod;
@@ -148,6 +150,36 @@ impl Pods {
         timeout: Duration,
     ) -> Result<Executed, Failure> {
         operations::exec_sync::run(&self.0, id, command, timeout).await
+    }
+
+    /// Starts a command in a running container, for a client.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`]; [`Error::Runtime`] with the runtime's words.
+    pub async fn exec(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        streams: Streams,
+        tty: bool,
+    ) -> Result<Session, Failure> {
+        session::exec(&self.0, id, command, streams, tty).await
+    }
+
+    /// Attaches a client to a container's first process.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] once it has exited.
+    pub async fn attach(&self, id: &str, streams: Streams) -> Result<Session, Failure> {
+        session::attach(&self.0, id, streams).await
+    }
+
+    /// Connects to a port of a pod's loopback.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] unless it is ready; [`Error::Io`] where nobody listens.
+    pub async fn connect(&self, pod: &str, port: u16) -> Result<tokio::net::TcpStream, Error> {
+        session::connect(&self.0, pod, port).await
     }
 
     /// Has a container's log opened again after a rotation; returns when the new file is there.

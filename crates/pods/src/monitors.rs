@@ -107,6 +107,13 @@ impl Live {
         lock(&self.kept).remove(id);
     }
 
+    /// Closes the end of a container's stdin that is held for a successor of its monitor.
+    pub(crate) fn close_stdin(&self, id: &ContainerId) {
+        if let Some(kept) = lock(&self.kept).get_mut(id) {
+            kept.stdin = None;
+        }
+    }
+
     /// Told when the exec `id` has ended.
     pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<Status> {
         let (tell, told) = oneshot::channel();

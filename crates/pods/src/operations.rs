@@ -5,6 +5,7 @@
 //! run. What an operation does in the kernel is a [`stage`] list.
 
 pub(crate) mod create_container;
+pub(crate) mod exec;
 pub(crate) mod exec_sync;
 pub(crate) mod intent;
 pub(crate) mod remove_container;

@@ -18,6 +18,8 @@ pub const REQUEST_BYTES: usize = 16 * 1024;
 pub const CREATION: Duration = Duration::from_secs(30);
 /// How long a session may be silent where nothing is configured: the kubelet's library.
 pub const IDLE: Duration = Duration::from_secs(4 * 60 * 60);
+/// What may be configured at most: a year.
+pub const LONGEST_IDLE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// After this long without a word of ours the client is pinged: one that vanished without a word
 /// is found by it.
 pub const KEEPALIVE: Duration = Duration::from_secs(30);

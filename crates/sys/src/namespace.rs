@@ -119,6 +119,29 @@ pub fn enter(namespace: BorrowedFd<'_>, kind: Kind) -> io::Result<()> {
     }
 }
 
+/// Does `work` inside of a namespace, on a thread of its own that ends afterwards: no other thread
+/// is ever in a foreign one. Waits for it.
+///
+/// # Errors
+/// Those of [`enter`], and that of having no more threads.
+///
+/// # Panics
+/// Where `work` does.
+pub fn within<T: Send>(
+    namespace: BorrowedFd<'_>,
+    kind: Kind,
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let inside = std::thread::Builder::new()
+            .name("inside".to_owned())
+            .spawn_scoped(scope, || enter(namespace, kind).map(|()| work()))?;
+        inside
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Opens a namespace by its pin or its name in `/proc`.
 ///
 /// # Errors

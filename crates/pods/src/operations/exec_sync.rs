@@ -1,26 +1,21 @@
-//! ExecSync: a command in a container, its output and its exit code. Bytes go by pipe between the
-//! process and us; the monitor only starts it.
+//! ExecSync: a command in a container, its output and its exit code.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use monitor_client::Exec;
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 
-use super::create_container::runtime_error;
-use crate::node::{Node, blocking};
-use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, monitors};
+use super::exec::{self, Command, Running};
+use crate::Error;
+use crate::node::Node;
+use crate::state::container::Container;
 
 /// Most bytes of each stream that are kept (CVE-2022-1708); CRI-O's and containerd's figure.
 pub(crate) const OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 /// How long output may go on after the command's end, from children that it left.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long a runtime may take to start a command, where the caller sets no limit.
-const START: Duration = Duration::from_secs(4 * 60);
 
 /// What a command did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,19 +35,7 @@ pub(crate) async fn run(
     command: Vec<String>,
     timeout: Duration,
 ) -> Result<Executed, Arc<Error>> {
-    let container = node.table.load().container(id)?;
-    if command.is_empty() {
-        return Err(Arc::new(Error::Invalid(
-            "exec command cannot be empty".to_owned(),
-        )));
-    }
-    if !matches!(container.phase, Phase::Running { .. }) {
-        let state = container.phase.name();
-        return Err(Arc::new(Error::WrongState(format!(
-            "container {} is not running but {state}",
-            container.id
-        ))));
-    }
+    let container = exec::running(node, id, &command)?;
     // A caller that goes away must not leave the process: the work is a task of its own, as for
     // operations, but never joined.
     let node = Arc::clone(node);
@@ -62,79 +45,49 @@ pub(crate) async fn run(
         .map_err(Arc::new)
 }
 
-struct Files {
-    process: std::path::PathBuf,
-    pid: std::path::PathBuf,
-}
-
 async fn execute(
-    node: &Arc<Node>,
+    node: &Node,
     container: &Container,
-    command: Vec<String>,
+    arguments: Vec<String>,
     timeout: Duration,
 ) -> Result<Executed, Error> {
-    let live = node.live(&container.pod);
-    let monitor = live.monitor().await?;
-    let exec = ContainerId::random().to_string();
-    let files = prepare(node, container, command, &exec).await?;
-    let (stdin, _) = pipe()?;
-    let ((stdout_reader, stdout), (stderr_reader, stderr)) = (pipe()?, pipe()?);
-    let message = Exec {
-        id: monitors::wire_id(container.id.as_str())?,
-        exec: monitors::wire_id(&exec)?,
-        process: files.process.to_string_lossy().into_owned(),
-        pid_file: files.pid.to_string_lossy().into_owned(),
-        exec_args: Vec::new(),
+    let (stdout_reader, stdout) = exec::pipe(container)?;
+    let (stderr_reader, stderr) = exec::pipe(container)?;
+    let mut output = Output::new(stdout_reader, stderr_reader)?;
+    let command = Command {
+        arguments,
         tty: false,
-        timeout_ms: u32::try_from(if timeout.is_zero() { START } else { timeout }.as_millis())
-            .unwrap_or(u32::MAX),
+        timeout: if timeout.is_zero() {
+            exec::START
+        } else {
+            timeout
+        },
     };
-    let (wire, exec_id) = (message.id.clone(), message.exec.clone());
-    let ended = live.expect_exec(&exec);
-    let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let started = monitor.exec(message, Some(stdio)).await;
-    drop((stdin, stdout, stderr));
-    let result = match started {
-        Err(error) => Err(runtime_error("exec failed", error)),
-        Ok(_process) => {
-            let mut output = Output::new(stdout_reader, stderr_reader)?;
-            let done = wait(&mut output, ended, timeout).await;
-            if done.is_none() {
-                // It may have ended just now.
-                monitor.kill_exec(&wire, &exec_id).await.ok();
-            }
-            done.map(|code| Executed {
-                code,
-                stdout: output.stdout.bytes,
-                stderr: output.stderr.bytes,
-            })
-            .ok_or_else(|| Error::TimedOut(format!("command timed out after {timeout:?}")))
-        }
-    };
-    live.forget_exec(&exec);
-    let clean = move || [files.process, files.pid].map(|path| std::fs::remove_file(path).ok());
-    blocking(&node.pools.files, clean).await;
-    result
+    let stdio = [exec::null()?, stdout, stderr];
+    let mut running = exec::start(node, container, command, Some(stdio)).await?;
+    let done = wait(&mut output, &mut running, timeout).await;
+    if done.is_none() {
+        running.kill().await;
+    }
+    running.forget(node).await;
+    done.map(|code| Executed {
+        code,
+        stdout: output.stdout.bytes,
+        stderr: output.stderr.bytes,
+    })
+    .ok_or_else(|| Error::TimedOut(format!("command timed out after {timeout:?}")))
 }
 
 /// Waits for the command's end and then for its output's; `None` when time is up.
-async fn wait(
-    output: &mut Output,
-    ended: tokio::sync::oneshot::Receiver<sys::spawn::Status>,
-    timeout: Duration,
-) -> Option<i32> {
+async fn wait(output: &mut Output, running: &mut Running, timeout: Duration) -> Option<i32> {
     let run = async {
-        let mut ended = std::pin::pin!(ended);
-        let status = tokio::select! {
-            status = &mut ended => Some(status),
-            () = output.read() => None,
+        let mut ended = std::pin::pin!(running.wait());
+        let code = tokio::select! {
+            code = &mut ended => code,
+            // Closed streams do not mean that it has ended.
+            () = output.read() => ended.await,
         };
-        // Closed streams do not mean that it has ended.
-        let status = match status {
-            Some(status) => status,
-            None => ended.await,
-        };
-        status.map_or(-1, sys::spawn::Status::code)
+        code.unwrap_or(-1)
     };
     let code = if timeout.is_zero() {
         run.await
@@ -144,41 +97,6 @@ async fn wait(
     // Children that it left may hold the pipes open for ever.
     tokio::time::timeout(DRAIN, output.read()).await.ok();
     Some(code)
-}
-
-/// Writes the process of the container's spec with another command.
-async fn prepare(
-    node: &Node,
-    container: &Container,
-    command: Vec<String>,
-    exec: &str,
-) -> Result<Files, Error> {
-    let dirs = node
-        .dirs(container.id.as_str())
-        .await?
-        .ok_or_else(|| Error::Internal("no record".to_owned()))?;
-    let files = Files {
-        process: dirs.bundle.join(format!("exec-{exec}.json")),
-        pid: dirs.bundle.join(format!("exec-{exec}.pid")),
-    };
-    let (config, path) = (dirs.bundle.join("config.json"), files.process.clone());
-    let write = move || {
-        let text = std::fs::read(&config).map_err(Error::io("read", &config))?;
-        let spec: spec::oci::Spec = serde_json::from_slice(&text)
-            .map_err(|wrong| Error::Internal(format!("{}: {wrong}", config.display())))?;
-        let mut process = spec.process.unwrap_or_default();
-        process.args = command;
-        process.terminal = false;
-        let text =
-            serde_json::to_vec(&process).map_err(|wrong| Error::Internal(wrong.to_string()))?;
-        sys::durable::replace_volatile(&path, &text, 0o600).map_err(Error::io("write", path))
-    };
-    blocking(&node.pools.files, write).await?;
-    Ok(files)
-}
-
-fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::io("make", "pipe")(error.into()))
 }
 
 /// Both streams, read side by side.
