@@ -253,7 +253,6 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(limits::GREETING)
             .max_buf_size(limits::REQUEST_BYTES)
-            .keep_alive(false)
             .serve_connection(TokioIo::new(socket), service)
             .with_upgrades()
             .await;

@@ -56,6 +56,9 @@ impl Refused {
         *response.status_mut() = self.status;
         let kind = header::HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        // A connection has one request.
+        let close = header::HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
         response
     }
 }

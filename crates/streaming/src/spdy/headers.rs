@@ -169,6 +169,9 @@ impl Storer {
         stored.extend_from_slice(&length.to_le_bytes());
         stored.extend_from_slice(&(!length).to_le_bytes());
         stored.extend_from_slice(&block);
+        // An empty one, as a flush ends with: Go's inflater gives nothing out before it, and goes
+        // on looking for the next block until it has failed for good.
+        stored.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         stored
     }
 }
