@@ -15,3 +15,4 @@ pub mod progress;
 pub mod registry;
 pub mod requests;
 pub mod soak;
+pub mod streams;

@@ -21,3 +21,4 @@ mod retries;
 mod shared_store;
 mod stats;
 mod update;
+mod streaming;

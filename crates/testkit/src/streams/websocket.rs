@@ -1,0 +1,28 @@
+//! WebSocket, as a client speaks it.
+
+use anyhow::{Context as _, Result};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+/// A connection.
+pub type WebSocket = WebSocketStream<TcpStream>;
+
+/// Connects, asking for one protocol.
+///
+/// # Errors
+/// The server refuses, or agrees on something else.
+pub async fn websocket(url: &str, protocol: &str) -> Result<WebSocket> {
+    let (host, path) = super::parts(url)?;
+    let mut request = format!("ws://{host}{path}").into_client_request()?;
+    if !protocol.is_empty() {
+        let protocol = protocol.parse()?;
+        request
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", protocol);
+    }
+    let socket = TcpStream::connect(host).await?;
+    let connected = tokio_tungstenite::client_async(request, socket).await;
+    let (socket, _answer) = connected.context("upgrade to WebSocket")?;
+    Ok(socket)
+}

@@ -1,0 +1,108 @@
+//! Who gets a session, and who doesn't.
+
+use anyhow::Result;
+use testkit::requests::container;
+use testkit::streams::{Remote, Transport, request};
+use tonic::Code;
+
+use super::{attach, exec, forward, sleeper};
+use crate::fixture;
+
+const UPGRADE: [(&str, &str); 2] = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_good_once_for_what_it_was_given() -> Result<()> {
+    let (f, id) = sleeper().await?;
+    let url = exec(&f.node, &id, &["true"], &[1]).await?;
+    let outcome = Remote::connect(&url, Transport::BEST[0], &[1]).await?;
+    assert_eq!(outcome.talk(None).await?.code()?, 0);
+    let base = url.rsplit_once("/exec/").unwrap().0.to_owned();
+    let other = exec(&f.node, &id, &["true"], &[1]).await?;
+    for (url, headers, status) in [
+        (url, &UPGRADE[..], 404),
+        (other.replace("/exec/", "/attach/"), &UPGRADE, 404),
+        (
+            format!("{base}/exec/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+            &UPGRADE,
+            404,
+        ),
+        (format!("{base}/exec/"), &UPGRADE, 404),
+        (format!("{base}/"), &UPGRADE, 404),
+        (exec(&f.node, &id, &["true"], &[1]).await?, &[], 400),
+    ] {
+        let (_, answered, text) = request(&url, headers).await?;
+        assert_eq!(answered, status, "{url}: {text}");
+    }
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_requests_is_refused() -> Result<()> {
+    let (f, id) = sleeper().await?;
+    let mut refused = None;
+    for number in 0..=1000 {
+        if let Err(error) = exec(&f.node, &id, &["true"], &[1]).await {
+            refused = Some((number, error.downcast::<tonic::Status>()?.code()));
+        }
+    }
+    assert_eq!(refused, Some((1000, Code::ResourceExhausted)));
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_make_no_sense_are_refused_at_once() -> Result<()> {
+    let (f, id) = sleeper().await?;
+    let pod = f.node.run_pod("other").await?;
+    let done = f
+        .node
+        .run(&pod, container("d", &f.image, &["true"]))
+        .await?;
+    f.node.exited(&done).await?;
+    let code = |result: Result<String>| match result {
+        Ok(url) => panic!("{url}"),
+        Err(error) => error.downcast::<tonic::Status>().unwrap().code(),
+    };
+    let node = &f.node;
+    for (refused, wanted) in [
+        (
+            exec(node, &id, &["true"], &[1, 2, 4]).await,
+            Code::InvalidArgument,
+        ),
+        (exec(node, &id, &["true"], &[]).await, Code::InvalidArgument),
+        (exec(node, &id, &[], &[1]).await, Code::InvalidArgument),
+        (exec(node, "none", &["true"], &[1]).await, Code::NotFound),
+        (
+            exec(node, &done, &["true"], &[1]).await,
+            Code::FailedPrecondition,
+        ),
+        (attach(node, &id, &[]).await, Code::InvalidArgument),
+        (attach(node, "none", &[1]).await, Code::NotFound),
+        (attach(node, &done, &[1]).await, Code::FailedPrecondition),
+        (forward(node, "none", &[]).await, Code::NotFound),
+        (forward(node, &pod, &[70000]).await, Code::InvalidArgument),
+    ] {
+        assert_eq!(code(refused), wanted);
+    }
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ended_meanwhile_is_told_by_the_session() -> Result<()> {
+    let f = fixture::node().await?;
+    let pod = f.node.run_pod("e").await?;
+    let id = f
+        .node
+        .run(&pod, container("c", &f.image, &["sleep", "1000"]))
+        .await?;
+    let url = exec(&f.node, &id, &["true"], &[1]).await?;
+    let request = cri::v1::StopContainerRequest {
+        container_id: id.clone(),
+        timeout: 0,
+    };
+    f.node.client().runtime().stop_container(request).await?;
+    let outcome = Remote::connect(&url, Transport::BEST[0], &[1]).await?;
+    let status = outcome.talk(None).await?.status;
+    let status = String::from_utf8_lossy(&status);
+    assert!(status.contains("is not running"), "{status}");
+    f.node.finish().await
+}
