@@ -112,6 +112,14 @@ fn command() -> Command {
                 .default_value("/crio")
                 .help("parent of the cgroups of monitors, and of pods that name none"),
         )
+        .arg(
+            Arg::new("host-ports")
+                .long("host-ports")
+                .value_name("auto|nftables|iptables")
+                .default_value("auto")
+                .value_parser(["auto", "nftables", "iptables"])
+                .help("what sets the rules of host ports; auto: nftables where it works"),
+        )
         .args(config::flags())
 }
 

@@ -74,6 +74,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         bind_mount_prefix: settings.path(section, "bind_mount_prefix"),
         stop_timeout: seconds("ctr_stop_timeout", STOP_TIMEOUT),
         statistics: statistics(settings)?,
+        host_ports: !settings.bool(section, "disable_hostport_mapping"),
     })
 }
 
@@ -111,6 +112,7 @@ pub(crate) fn rooms(settings: &Settings, matches: &ArgMatches) -> Result<pods::R
         store,
         images: Arc::new(images),
         network: network(settings, matches),
+        host_ports: host_ports(matches),
         handlers,
     })
 }
@@ -223,6 +225,16 @@ fn network(settings: &Settings, matches: &ArgMatches) -> network::Network {
         cache_dir: argument(matches, "cni-cache-dir").into(),
         ..network::Options::default()
     })
+}
+
+fn host_ports(matches: &ArgMatches) -> network::HostPorts {
+    let dir = Path::new(argument(matches, "run-dir")).join("host-ports");
+    let backend = match argument(matches, "host-ports") {
+        "nftables" => Some(network::Backend::Nftables),
+        "iptables" => Some(network::Backend::Iptables),
+        _ => None,
+    };
+    network::HostPorts::new(dir, backend)
 }
 
 fn handlers(settings: &Settings) -> Result<Vec<runtime::Config>> {

@@ -1,6 +1,7 @@
 //! What can go wrong with a pod's network.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -101,6 +102,26 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Another pod has that port of the node.
+    #[error("host port {port}/{protocol}{} is taken by pod sandbox {pod}", at(host_ip.as_ref()))]
+    HostPortTaken {
+        /// The port.
+        port: u16,
+        /// `tcp`, `udp` or `sctp`.
+        protocol: &'static str,
+        /// The address of the node that it is for; every one if `None`.
+        host_ip: Option<IpAddr>,
+        /// The id of the pod that has it.
+        pod: String,
+    },
+    /// A program that sets the rules of host ports failed.
+    #[error("host ports: {program}: {text}")]
+    HostPorts {
+        /// The program's name.
+        program: &'static str,
+        /// Its words.
+        text: String,
+    },
     /// A file or a program failed us.
     #[error("{doing} {}", path.display())]
     Io {
@@ -129,4 +150,8 @@ fn colon(details: &str) -> String {
     } else {
         format!(": {details}")
     }
+}
+
+fn at(address: Option<&IpAddr>) -> String {
+    address.map(|ip| format!(" at {ip}")).unwrap_or_default()
 }

@@ -20,3 +20,7 @@ pub const CACHE_BYTES: usize = 4 << 20;
 
 /// Length of an interface name (the kernel: IFNAMSIZ without the NUL).
 pub const INTERFACE_NAME_BYTES: usize = 15;
+
+/// Bytes of what iptables prints of its rules (ours; kube-proxy with thousands of services has a few
+/// million).
+pub const RULES_BYTES: usize = 64 << 20;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::bandwidth::Bandwidth;
@@ -36,7 +36,7 @@ pub struct Pod {
 }
 
 /// One port of the node that leads to a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
     /// The node's port.
@@ -46,12 +46,16 @@ pub struct PortMapping {
     /// The transport.
     pub protocol: Protocol,
     /// The node's address that it is for; all if `None`.
-    #[serde(rename = "hostIP", serialize_with = "address_or_empty")]
+    #[serde(
+        rename = "hostIP",
+        serialize_with = "address_or_empty",
+        deserialize_with = "empty_or_address"
+    )]
     pub host_ip: Option<IpAddr>,
 }
 
 /// A transport with ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
@@ -61,6 +65,17 @@ pub enum Protocol {
     Udp,
     /// SCTP.
     Sctp,
+}
+
+impl Protocol {
+    /// Its name in rules.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
 }
 
 impl Pod {
@@ -153,6 +168,16 @@ fn address_or_empty<S: serde::Serializer>(
     }
 }
 
+fn empty_or_address<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<IpAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,9 +214,11 @@ mod tests {
             protocol: Protocol::Udp,
             host_ip: None,
         };
+        let value = json!({"hostPort": 8080, "containerPort": 80, "protocol": "udp", "hostIP": ""});
+        assert_eq!(serde_json::to_value(&mapping).unwrap(), value);
         assert_eq!(
-            serde_json::to_value(mapping).unwrap(),
-            json!({"hostPort": 8080, "containerPort": 80, "protocol": "udp", "hostIP": ""})
+            serde_json::from_value::<PortMapping>(value).unwrap(),
+            mapping
         );
     }
 }

@@ -6,7 +6,7 @@ use crate::node::{Node, blocking};
 use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
-use crate::request::{PodRequest, Protocol, Shared};
+use crate::request::{PodRequest, PortMapping, Protocol, Shared};
 use crate::{Error, PodId, namespaces};
 
 /// How long attaching may take: what CRI-O gives its plugins.
@@ -27,9 +27,36 @@ pub(crate) async fn attach(run: &Run) -> Result<(), Error> {
         network.add(&pod, ADD_TIMEOUT)
     })
     .await?;
+    forward(run, &attachment).await?;
     run.attachment
         .set(attachment)
         .map_err(|_| Error::Internal("a stage ran twice".to_owned()))
+}
+
+/// Has the node's ports lead to the pod.
+async fn forward(run: &Run, attachment: &network::Attachment) -> Result<(), Error> {
+    let pod = network::Forwarded {
+        pod_id: run.id.to_string(),
+        name: run.request.key.record_name(),
+        ips: attachment.ips.clone(),
+        mappings: port_mappings(&run.request),
+    };
+    if !run.node.options.host_ports || pod.mappings.is_empty() {
+        return Ok(());
+    }
+    let ports = run.node.host_ports.clone();
+    Ok(blocking(&run.node.pools.helpers, move || ports.add(&pod)).await?)
+}
+
+/// Brings the node's ports to what the pods that are ready have; what somebody flushed comes back.
+pub(crate) async fn reconcile_ports(node: &Node, ready: Vec<String>) -> Result<(), Error> {
+    let ready = if node.options.host_ports {
+        ready
+    } else {
+        Vec::new()
+    };
+    let ports = node.host_ports.clone();
+    Ok(blocking(&node.pools.helpers, move || ports.reconcile(&ready)).await?)
 }
 
 /// Detaches a pod, from what the plugins' cache knows.
@@ -37,12 +64,15 @@ pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
     Box::pin(detach(node, &subject.pod))
 }
 
-/// Detaches a pod, from what the plugins' cache knows; nothing to do where it knows nothing.
+/// Takes a pod's ports of the node away and detaches it, from what the plugins' cache knows; nothing
+/// to do where it knows nothing.
 pub(crate) async fn detach(node: &Node, id: &PodId) -> Result<(), Error> {
     let netns = node.options.namespaces_dir.join("netns").join(id.as_str());
-    let network = node.network.clone();
+    let (network, ports) = (node.network.clone(), node.host_ports.clone());
     let id = id.to_string();
     let detach = move || {
+        // Before its address is another pod's.
+        ports.remove(&id)?;
         let netns = netns.try_exists().unwrap_or(false).then_some(netns);
         network.del(
             &network::Pod {
@@ -57,11 +87,26 @@ pub(crate) async fn detach(node: &Node, id: &PodId) -> Result<(), Error> {
 }
 
 fn describe(node: &Node, id: &PodId, request: &PodRequest) -> network::Pod {
+    network::Pod {
+        id: id.to_string(),
+        name: request.key.name.clone(),
+        namespace: request.key.namespace.clone(),
+        uid: request.key.uid.clone(),
+        netns: namespaces::Pins::of(node, id, request).network,
+        port_mappings: port_mappings(request),
+        bandwidth: None,
+        cgroup_path: None,
+        annotations: request.annotations.clone(),
+    }
+}
+
+/// The ports of the node that are to lead to the pod; 0 is none.
+fn port_mappings(request: &PodRequest) -> Vec<network::PortMapping> {
     let mapped = request
         .port_mappings
         .iter()
         .filter(|mapping| mapping.host_port != 0);
-    let port_mappings = mapped.map(|mapping| network::PortMapping {
+    let mapping = |mapping: &PortMapping| network::PortMapping {
         host_port: mapping.host_port,
         container_port: mapping.container_port,
         protocol: match mapping.protocol {
@@ -70,16 +115,6 @@ fn describe(node: &Node, id: &PodId, request: &PodRequest) -> network::Pod {
             Protocol::Sctp => network::Protocol::Sctp,
         },
         host_ip: mapping.host_ip.parse().ok(),
-    });
-    network::Pod {
-        id: id.to_string(),
-        name: request.key.name.clone(),
-        namespace: request.key.namespace.clone(),
-        uid: request.key.uid.clone(),
-        netns: namespaces::Pins::of(node, id, request).network,
-        port_mappings: port_mappings.collect(),
-        bandwidth: None,
-        cgroup_path: None,
-        annotations: request.annotations.clone(),
-    }
+    };
+    mapped.map(mapping).collect()
 }

@@ -64,6 +64,8 @@ pub struct Options {
     pub stop_timeout: Duration,
     /// Statistics and metrics.
     pub statistics: statistics::Options,
+    /// Whether ports of the node lead to pods by rules of ours.
+    pub host_ports: bool,
 }
 
 /// Pools of blocking work, so that a hung volume exhausts its own only.
@@ -99,6 +101,8 @@ pub struct Rooms {
     pub images: Arc<image::Images>,
     /// Pod networks.
     pub network: network::Network,
+    /// Ports of the node that lead to pods.
+    pub host_ports: network::HostPorts,
     /// Runtime handlers.
     pub handlers: runtime::Handlers,
 }
@@ -110,6 +114,7 @@ pub(crate) struct Node {
     pub(crate) store: storage::Store,
     pub(crate) images: Arc<image::Images>,
     pub(crate) network: Arc<network::Network>,
+    pub(crate) host_ports: Arc<network::HostPorts>,
     pub(crate) handlers: runtime::Handlers,
     pub(crate) host: crate::host::Host,
     pub(crate) pools: Pools,
@@ -128,6 +133,7 @@ impl Node {
             store: rooms.store,
             images: rooms.images,
             network: Arc::new(rooms.network),
+            host_ports: Arc::new(rooms.host_ports),
             handlers: rooms.handlers,
             host: crate::host::Host::look()?,
             pools: Pools::default(),

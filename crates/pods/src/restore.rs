@@ -283,6 +283,10 @@ async fn collect_networks(node: &Arc<Node>) {
         .filter(|pod| pod.ready)
         .map(|pod| pod.id.to_string())
         .collect();
+    log(
+        "host ports not brought back",
+        networking::reconcile_ports(node, ready.clone()).await,
+    );
     let network = Arc::clone(&node.network);
     let collected = blocking(&node.pools.helpers, move || {
         network.gc(&ready, networking::DEL_TIMEOUT)

@@ -2,6 +2,7 @@
 //! daemon.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::UnmountFlags;
@@ -36,7 +37,13 @@ pub fn left(node: &Node) -> Vec<String> {
                 .map(|path| format!("pin {}", path.display())),
         );
     }
-    for dir in ["crio/monitors", "crio/operations", "exits", "runtime"] {
+    for dir in [
+        "crio/monitors",
+        "crio/operations",
+        "crio/host-ports",
+        "exits",
+        "runtime",
+    ] {
         // crun keeps compiled seccomp filters for the next container.
         let files = files(&node.run_dir.join(dir)).filter(|path| !path.ends_with(".cache"));
         left.extend(files.map(|path| format!("file {}", path.display())));
@@ -50,6 +57,7 @@ pub fn left(node: &Node) -> Vec<String> {
             .into_iter()
             .map(|address| format!("address {address}")),
     );
+    left.extend(rules(node).into_iter().map(|rule| format!("rule {rule}")));
     let records = node.storage().join("overlay-containers");
     let directories = files(&records).filter(|path| path.is_dir());
     left.extend(directories.map(|path| format!("record {}", path.display())));
@@ -135,6 +143,43 @@ fn addresses(node: &Node) -> Vec<String> {
         .collect()
 }
 
+/// Rules of host ports that lead to an address of the node's pods, by whatever set them.
+fn rules(node: &Node) -> Vec<String> {
+    let network = node.pod_network();
+    let names = |line: &&str| {
+        let numbers = line.split(|c: char| !(c.is_ascii_digit() || c == '.'));
+        numbers
+            .filter_map(|number| number.parse::<Ipv4Addr>().ok())
+            .any(|address| u32::from(address) & !15 == u32::from(network))
+    };
+    let mut found = Vec::new();
+    for (program, args) in [
+        ("nft", ["list", "ruleset"]),
+        ("iptables-legacy-save", ["-t", "nat"]),
+    ] {
+        let Some(path) = sys::spawn::which(program, "/usr/sbin:/usr/bin:/sbin:/bin") else {
+            continue;
+        };
+        let program = sys::spawn::Program::new(path, std::time::Duration::from_secs(30));
+        // Where it fails there are no rules of its kind.
+        if let Ok(output) = sys::spawn::run(&program.args(args)) {
+            let text = String::from_utf8_lossy(&output.stdout);
+            found.extend(
+                text.lines()
+                    .filter(names)
+                    .map(|line| line.trim().to_owned()),
+            );
+        }
+    }
+    found
+}
+
+/// Takes away the rules of a node whose daemon can't any more.
+fn unforward(node: &Node) {
+    let ports = network::HostPorts::new(node.run_dir.join("crio/host-ports"), node.host_ports());
+    ports.reconcile(&[]).ok();
+}
+
 /// Layers on disk that no table names.
 fn layers(node: &Node) -> Vec<String> {
     let read = |name: &str| {
@@ -202,6 +247,7 @@ pub fn halt(node: &Node) {
 /// Removes all that there is of a node, by force.
 pub fn clear(node: &Node) {
     halt(node);
+    unforward(node);
     bridge_down(node);
     if std::env::var_os("CRIOXIDE_TEST_KEEP").is_none() {
         fs::remove_dir_all(&node.dir).ok();

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct Options {
     pub registries: String,
     /// Log level of the daemon; `debug` if empty.
     pub log_level: String,
+    /// Further arguments of the daemon.
+    pub arguments: Vec<String>,
 }
 
 /// A node.
@@ -108,14 +111,12 @@ impl Node {
         let insecure: String = insecure.collect();
         write("registries.conf", &(insecure + &self.options.registries))?;
         // A bridge and a range of its own; both are derived from the node's name.
-        let number = u32::from_str_radix(random, 16).unwrap_or(0);
-        let (third, fourth) = (number >> 4 & 0xff, (number & 0xf) << 4);
+        let network = self.pod_network();
         let bridge = format!(
             r#"{{"cniVersion":"0.4.0","name":"{name}","plugins":[{{"type":"bridge","bridge":"cx{random}","isGateway":true,
-            "ipMasq":false,"ipam":{{"type":"host-local","dataDir":"{data}","ranges":[[{{"subnet":"10.{second}.{third}.{fourth}/28"}}]]}}}}]}}"#,
+            "ipMasq":false,"hairpinMode":true,"ipam":{{"type":"host-local","dataDir":"{data}","ranges":[[{{"subnet":"{network}/28"}}]]}}}}]}}"#,
             name = self.name,
             data = self.ipam().display(),
-            second = 200 + (number >> 12 & 0x1f),
         );
         write(
             "net.d/10-test.conflist",
@@ -180,6 +181,28 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
         }
     }
 
+    /// The first of the sixteen addresses that its pods have by default.
+    #[must_use]
+    pub fn pod_network(&self) -> Ipv4Addr {
+        let random = self.name.rsplit('-').next().unwrap_or_default();
+        let number = u32::from_str_radix(random, 16).unwrap_or(0);
+        let second = 200 + (number >> 12 & 0x1f);
+        Ipv4Addr::from(10 << 24 | second << 16 | (number & 0xfff) << 4)
+    }
+
+    /// What sets the rules of host ports, where the node's arguments say it.
+    pub(crate) fn host_ports(&self) -> Option<network::Backend> {
+        let given = |backend: &str| {
+            let argument = format!("--host-ports={backend}");
+            self.options.arguments.contains(&argument)
+        };
+        match (given("nftables"), given("iptables")) {
+            (true, _) => Some(network::Backend::Nftables),
+            (_, true) => Some(network::Backend::Iptables),
+            _ => None,
+        }
+    }
+
     /// Starts the daemon and waits until it answers.
     ///
     /// # Errors
@@ -207,6 +230,8 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             arg(format!("--cni-cache-dir={}/cni", self.dir.display())),
             arg(format!("--cgroup-root={}", self.cgroup())),
         ];
+        spec.args
+            .extend(self.options.arguments.iter().map(OsString::from));
         let path = std::env::var_os("PATH").unwrap_or_default();
         spec.env = vec![
             ("PATH".into(), path),
@@ -494,6 +519,18 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             .exec_sync(request)
             .await?
             .into_inner())
+    }
+
+    /// Stops a pod.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn stop_pod(&self, id: &str) -> Result<()> {
+        let request = v1::StopPodSandboxRequest {
+            pod_sandbox_id: id.to_owned(),
+        };
+        self.client().runtime().stop_pod_sandbox(request).await?;
+        Ok(())
     }
 
     /// Removes a pod, by force.

@@ -585,7 +585,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Bool,
         default: "false",
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "disable-hostport-mapping",
         env: "DISABLE_HOSTPORT_MAPPING",
         help: "no hostport rules",

@@ -13,6 +13,7 @@ mod costs;
 mod events;
 mod faults;
 mod fixture;
+mod host_ports;
 mod image_volumes;
 mod images;
 mod pods;
