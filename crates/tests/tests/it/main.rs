@@ -21,5 +21,5 @@ mod restart;
 mod retries;
 mod shared_store;
 mod stats;
-mod update;
 mod streaming;
+mod update;
