@@ -25,7 +25,7 @@ test: setup check unit integration
 check:
 	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; else echo "skipped: formatting (no rustfmt)"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --workspace --all-targets --features crioxide/faults -- -D warnings; else echo "skipped: lints (no clippy)"; fi
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "skipped: cargo deny (not installed)"; fi
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check licenses bans sources; else echo "skipped: cargo deny (not installed)"; fi
 
 unit:
 	@scripts/build-static --debug >/dev/null
