@@ -7,6 +7,7 @@ mod options;
 mod programs;
 mod serve;
 mod streams;
+mod telemetry;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -186,6 +187,7 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     let socket = serve::bind(&listen)?;
     let markers = markers::Markers::starting(settings)?;
     let streams = streams::bind(settings).await?;
+    let metrics = telemetry::options(settings, options::default_runtime(settings))?;
     let pods_options = options::pods(settings, matches)?;
     let rooms = options::rooms(settings, matches)?;
     let (store, images) = (rooms.store.clone(), Arc::clone(&rooms.images));
@@ -197,6 +199,11 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     let identity = cri::Identity {
         name: argument(matches, "runtime-name").to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let metrics_socket = metrics.as_ref().and_then(|metrics| metrics.socket.clone());
+    let calls = match metrics {
+        Some(metrics) => Some(telemetry::start(metrics, pods.clone()).await?),
+        None => None,
     };
     let shown: Arc<str> = options::shown(settings).into();
     let services = serve::Services {
@@ -214,6 +221,7 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
             config: shown,
             root: settings.path("crio", "root"),
         },
+        calls,
         max_receive: message_size(settings, "grpc_max_recv_msg_size"),
         max_send: message_size(settings, "grpc_max_send_msg_size"),
     };
@@ -233,6 +241,9 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     }
     tracing::info!("told to end: pods stay");
     remove_socket(&listen);
+    if let Some(socket) = metrics_socket {
+        remove_socket(&socket);
+    }
     markers.clean_end()
 }
 

@@ -122,7 +122,7 @@ pub(crate) fn shown(settings: &Settings) -> String {
     settings.to_toml()
 }
 
-fn default_runtime(settings: &Settings) -> &str {
+pub(crate) fn default_runtime(settings: &Settings) -> &str {
     match settings.text("crio.runtime", "default_runtime") {
         "" => "crun",
         name => name,

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use tonic::body::Body;
 use tower_service::Service as _;
 
 use crate::inspect::Inspect;
+use crate::telemetry::calls::{Calls, Ended};
 
 /// What is served.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub(crate) struct Services {
     pub(crate) runtime: cri::RuntimeService,
     pub(crate) images: cri::ImageService,
     pub(crate) inspect: Inspect,
+    /// Where calls are recorded, where somebody wants to know.
+    pub(crate) calls: Option<Arc<Calls>>,
     /// Most bytes of a gRPC message that comes in.
     pub(crate) max_receive: usize,
     /// Most bytes of one that goes out.
@@ -116,10 +120,14 @@ async fn connection(stream: UnixStream, services: Services) {
 
 async fn answer(services: Services, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
-    let (service, _call) = path
+    let (service, call) = path
         .trim_start_matches('/')
         .split_once('/')
         .unwrap_or_default();
+    let record = services
+        .calls
+        .clone()
+        .map(|calls| (calls, call.to_owned(), Instant::now()));
     let answered = match service {
         RUNTIME => {
             RuntimeServiceServer::new(services.runtime)
@@ -140,10 +148,25 @@ async fn answer(services: Services, request: Request<Incoming>) -> Response<Body
         }
         _ => return inspect(&services.inspect, &request).await,
     };
-    match answered {
+    let response = match answered {
         Ok(response) => response,
         Err(never) => match never {},
+    };
+    if let Some((calls, call, started)) = record {
+        calls.record(&call, started.elapsed(), failure(&response));
     }
+    response
+}
+
+/// An error is in the headers; of a stream, if it comes before the first message.
+fn failure(response: &Response<Body>) -> Option<Ended<'_>> {
+    let header = |name| {
+        let value = response.headers().get(name)?;
+        value.to_str().ok()
+    };
+    let code = header("grpc-status").filter(|code| *code != "0")?;
+    let message = header("grpc-message").unwrap_or_default();
+    Some(Ended { code, message })
 }
 
 fn is_grpc(request: &Request<Incoming>) -> bool {

@@ -50,6 +50,9 @@ pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
         );
     }
     if let Phase::Exited { exit, .. } = &ended.phase {
+        if exit.oom_killed {
+            node.statistics.oom_killed();
+        }
         let (container, code) = (id.as_str(), exit.code);
         tracing::info!(
             container,

@@ -267,6 +267,12 @@ impl Pods {
         statistics::metrics(&self.0).await
     }
 
+    /// How many containers have ended for lack of memory since the daemon's start.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        self.0.statistics.oom_kills()
+    }
+
     /// The graph root, which the writable layers are on.
     #[must_use]
     pub fn store_root(&self) -> &std::path::Path {

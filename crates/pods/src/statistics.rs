@@ -9,6 +9,7 @@ mod metrics;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -88,6 +89,8 @@ pub(crate) struct Statistics {
     pool: Pool,
     /// Walks layers, one at a time.
     walker: Pool,
+    /// Containers that ended for lack of memory.
+    oom_kills: AtomicU64,
     collected: ArcSwapOption<Vec<PodUsage>>,
     collected_metrics: ArcSwapOption<Vec<PodMetrics>>,
 }
@@ -102,6 +105,7 @@ impl Statistics {
             layers: Cache::default(),
             pool: Pool::new("statistics", THREADS),
             walker: Pool::new("layers", 1),
+            oom_kills: AtomicU64::new(0),
             collected: ArcSwapOption::empty(),
             collected_metrics: ArcSwapOption::empty(),
         })
@@ -110,6 +114,16 @@ impl Statistics {
     /// The metrics that are on.
     pub(crate) fn selection(&self) -> &Selection {
         &self.options.selection
+    }
+
+    /// A container has ended for lack of memory.
+    pub(crate) fn oom_killed(&self) {
+        self.oom_kills.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many have, since the start.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.oom_kills.load(Ordering::Relaxed)
     }
 
     /// Memory that a container uses now.

@@ -16,6 +16,7 @@ mod fixture;
 mod host_ports;
 mod image_volumes;
 mod images;
+mod metrics;
 mod pods;
 mod restart;
 mod retries;

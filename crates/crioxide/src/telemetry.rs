@@ -1,0 +1,192 @@
+//! The Prometheus endpoint: `[crio.metrics]`, with CRI-O's names.
+//!
+//! The text format is a dozen lines to write, and the summaries with quantiles that CRI-O's
+//! dashboards read are in no small client library: so there is none. What costs anything is read
+//! when somebody scrapes.
+
+pub(crate) mod calls;
+mod exposition;
+mod figures;
+mod process;
+mod selection;
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use config::Settings;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use pods::Pods;
+use sys::pool::Pool;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use calls::Calls;
+use figures::Sources;
+use selection::Selection;
+
+/// Connections that are served at once; more wait.
+const CONNECTIONS: usize = 32;
+/// The text format, version 0.0.4.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Where metrics are served, checked.
+#[derive(Debug)]
+pub(crate) struct Options {
+    address: (String, u16),
+    /// A unix socket beside it.
+    pub(crate) socket: Option<PathBuf>,
+    selection: Selection,
+    default_runtime: String,
+}
+
+/// Reads `[crio.metrics]`; `None` where it is off.
+///
+/// # Errors
+/// A value that is wrong.
+pub(crate) fn options(settings: &Settings, default_runtime: &str) -> Result<Option<Options>> {
+    let section = "crio.metrics";
+    if !settings.bool(section, "enable_metrics") {
+        return Ok(None);
+    }
+    for key in ["metrics_cert", "metrics_key"] {
+        if !settings.text(section, key).is_empty() {
+            let text = "TLS for metrics is not built yet, and without it they would be in the open";
+            return Err(settings.wrong(section, key, text).into());
+        }
+    }
+    let port = settings.integer(section, "metrics_port");
+    let port = u16::try_from(port)
+        .map_err(|_| settings.wrong(section, "metrics_port", format!("{port} is no port")))?;
+    let selection = Selection::parse(settings.list(section, "metrics_collectors"))
+        .map_err(|wrong| settings.wrong(section, "metrics_collectors", wrong))?;
+    let socket = settings.path(section, "metrics_socket");
+    Ok(Some(Options {
+        address: (settings.text(section, "metrics_host").to_owned(), port),
+        socket: Some(socket).filter(|socket| !socket.as_os_str().is_empty()),
+        selection,
+        default_runtime: default_runtime.to_owned(),
+    }))
+}
+
+/// What is served.
+#[derive(Debug)]
+struct Endpoint {
+    sources: Sources,
+    connections: Semaphore,
+    /// Reads of `/proc`.
+    pool: Pool,
+    scrapes: AtomicU64,
+    in_flight: AtomicU64,
+}
+
+/// Serves metrics until the daemon ends, and returns where calls are to be recorded.
+///
+/// # Errors
+/// The address or the socket can't be bound.
+pub(crate) async fn start(options: Options, pods: Pods) -> Result<Arc<Calls>> {
+    let calls = Arc::new(Calls::default());
+    let endpoint = Arc::new(Endpoint {
+        sources: Sources {
+            calls: Arc::clone(&calls),
+            pods,
+            selection: options.selection,
+            default_runtime: options.default_runtime,
+        },
+        connections: Semaphore::new(CONNECTIONS),
+        pool: Pool::new("metrics", 1),
+        scrapes: AtomicU64::new(0),
+        in_flight: AtomicU64::new(0),
+    });
+    let (host, port) = &options.address;
+    let listener = TcpListener::bind((host.as_str(), *port))
+        .await
+        .with_context(|| format!("serve metrics on {host}:{port}"))?;
+    tracing::info!(address = %listener.local_addr()?, "metrics are served");
+    let on_socket = match &options.socket {
+        Some(path) => Some(crate::serve::bind(path)?),
+        None => None,
+    };
+    // Both end with the daemon.
+    if let Some(socket) = on_socket {
+        tokio::spawn(accept_unix(socket, Arc::clone(&endpoint)));
+    }
+    tokio::spawn(accept_tcp(listener, endpoint));
+    Ok(calls)
+}
+
+async fn accept_tcp(listener: TcpListener, endpoint: Arc<Endpoint>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(connection(stream, Arc::clone(&endpoint)))),
+            Err(error) => tracing::warn!(%error, "connection for metrics not accepted"),
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, endpoint: Arc<Endpoint>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(connection(stream, Arc::clone(&endpoint)))),
+            Err(error) => tracing::warn!(%error, "connection for metrics not accepted"),
+        }
+    }
+}
+
+async fn connection<S>(stream: S, endpoint: Arc<Endpoint>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok(_turn) = endpoint.connections.acquire().await else {
+        return;
+    };
+    let service = service_fn(|request| {
+        let endpoint = Arc::clone(&endpoint);
+        async move { Ok::<_, Infallible>(answer(&endpoint, &request).await) }
+    });
+    let served = auto::Builder::new(TokioExecutor::new())
+        .http1_only()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection for metrics ended");
+    }
+}
+
+async fn answer(endpoint: &Arc<Endpoint>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.uri().path() != "/metrics" {
+        return response(
+            StatusCode::NOT_FOUND,
+            "metrics are at /metrics\n".to_owned(),
+        );
+    }
+    if request.method() != Method::GET {
+        let text = "only GET is possible\n".to_owned();
+        return response(StatusCode::METHOD_NOT_ALLOWED, text);
+    }
+    endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+    let sources = endpoint.sources.clone();
+    let mut text = endpoint.pool.run(move || sources.read()).await;
+    // As the Go client counts: this one is under way, and not done.
+    let in_flight = endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+    let done = endpoint.scrapes.fetch_add(1, Ordering::Relaxed);
+    figures::scrapes(&mut text, in_flight, done);
+    response(StatusCode::OK, text.finish())
+}
+
+fn response(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let kind = http::HeaderValue::from_static(TEXT);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

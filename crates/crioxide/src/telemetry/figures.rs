@@ -1,0 +1,224 @@
+//! All metrics, read when somebody scrapes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pods::Pods;
+use pods::state::container::Phase;
+
+use super::calls::{Call, Calls};
+use super::exposition::{Kind, Text};
+use super::process::{self, Process};
+use super::selection::Selection;
+
+/// Quantiles that are told, as Prometheus and as per cent.
+const QUANTILES: ([&str; 3], [usize; 3]) = (["0.5", "0.9", "0.99"], [50, 90, 99]);
+
+/// Where the figures come from.
+#[derive(Debug, Clone)]
+pub(super) struct Sources {
+    pub(super) calls: Arc<Calls>,
+    pub(super) pods: Pods,
+    pub(super) selection: Selection,
+    pub(super) default_runtime: String,
+}
+
+impl Sources {
+    /// Reads all of them. Blocks.
+    pub(super) fn read(&self) -> Text {
+        let mut text = Text::default();
+        self.calls(&mut text);
+        self.containers(&mut text);
+        if let Some(name) = self.selection.name("processes_defunct") {
+            let help = "Zombies on the node.";
+            text.single(&name, Kind::Gauge, help, process::zombies());
+        }
+        if let Some(name) = self.selection.name("default_runtime") {
+            text.metric(&name, Kind::Gauge, "Always 1, for the default runtime.");
+            text.sample(&name, &[("runtime", &self.default_runtime)], 1);
+        }
+        own_process(&mut text);
+        text
+    }
+
+    fn calls(&self, text: &mut Text) {
+        let (calls, pulls) = self.calls.read();
+        let mut each = |collector, kind, help, value: fn(&Call) -> f64| {
+            if let Some(name) = self.selection.name(collector) {
+                text.metric(&name, kind, help);
+                for (call, known) in &calls {
+                    text.sample(&name, &[("operation", call)], value(known));
+                }
+            }
+        };
+        each(
+            "operations_total",
+            Kind::Counter,
+            "CRI calls that ended.",
+            |call| number(call.count),
+        );
+        each(
+            "operations_errors_total",
+            Kind::Counter,
+            "CRI calls that ended with an error.",
+            |call| number(call.errors),
+        );
+        each(
+            "operations_latency_seconds",
+            Kind::Gauge,
+            "Duration of the last call.",
+            |call| call.last.as_secs_f64(),
+        );
+        if let Some(name) = self.selection.name("operations_latency_seconds_total") {
+            latencies(text, &name, &calls);
+        }
+        if let Some(name) = self.selection.name("image_pulls_success_total") {
+            text.single(
+                &name,
+                Kind::Counter,
+                "Pulls that succeeded.",
+                pulls.succeeded,
+            );
+        }
+        if let Some(name) = self.selection.name("image_pulls_failure_total") {
+            text.metric(&name, Kind::Counter, "Pulls that failed, by reason.");
+            for (reason, count) in &pulls.failed {
+                text.sample(&name, &[("error", reason)], count);
+            }
+        }
+    }
+
+    fn containers(&self, text: &mut Text) {
+        if let Some(name) = self.selection.name("containers_oom_total") {
+            let help = "Containers that ended for lack of memory, since the daemon's start.";
+            text.single(&name, Kind::Counter, help, self.pods.oom_kills());
+        }
+        if let Some(name) = self.selection.name("containers_oom_count_total") {
+            let help = "Ends for lack of memory of the containers that are there, by name.";
+            text.metric(&name, Kind::Counter, help);
+            for (container, count) in self.oom_by_name() {
+                text.sample(&name, &[("name", &container)], count);
+            }
+        }
+    }
+
+    fn oom_by_name(&self) -> BTreeMap<String, u64> {
+        let snapshot = self.pods.snapshot();
+        let mut counts = BTreeMap::new();
+        for container in snapshot.containers.values() {
+            let killed = matches!(&container.phase, Phase::Exited { exit, .. } if exit.oom_killed);
+            if killed && let Some(pod) = snapshot.pods.get(&container.pod) {
+                let name = container.request.record_name(&pod.request.key);
+                *counts.entry(name).or_default() += 1;
+            }
+        }
+        counts
+    }
+}
+
+fn latencies(text: &mut Text, name: &str, calls: &BTreeMap<String, Call>) {
+    text.metric(name, Kind::Summary, "Durations of CRI calls.");
+    let (sum, count) = (format!("{name}_sum"), format!("{name}_count"));
+    for (call, known) in calls {
+        let quantiles = known.quantiles(QUANTILES.1);
+        for (quantile, value) in QUANTILES.0.iter().zip(quantiles) {
+            let labels = [("operation", call.as_str()), ("quantile", quantile)];
+            text.sample(name, &labels, value.as_secs_f64());
+        }
+        let labels = [("operation", call.as_str())];
+        text.sample(&sum, &labels, known.sum.as_secs_f64());
+        text.sample(&count, &labels, known.count);
+    }
+}
+
+fn own_process(text: &mut Text) {
+    let Some(own) = Process::read() else { return };
+    let (received, sent) = process::traffic();
+    let (counter, gauge) = (Kind::Counter, Kind::Gauge);
+    let limit = |name: &str| {
+        // The Go client's number for "no limit".
+        process::soft_limit(name).map_or_else(|| "1.8446744073709552e+19".into(), |n| n.to_string())
+    };
+    for (name, kind, help, value) in [
+        (
+            "process_cpu_seconds_total",
+            counter,
+            "Processor time of the daemon.",
+            own.cpu.to_string(),
+        ),
+        (
+            "process_max_fds",
+            gauge,
+            "Most descriptors that the daemon may have open.",
+            limit("Max open files"),
+        ),
+        (
+            "process_open_fds",
+            gauge,
+            "Descriptors that the daemon has open.",
+            process::open_descriptors().to_string(),
+        ),
+        (
+            "process_resident_memory_bytes",
+            gauge,
+            "Memory of the daemon.",
+            own.resident_bytes.to_string(),
+        ),
+        (
+            "process_start_time_seconds",
+            gauge,
+            "Unix time of the daemon's start.",
+            own.start.to_string(),
+        ),
+        (
+            "process_threads",
+            gauge,
+            "Threads of the daemon.",
+            own.threads.to_string(),
+        ),
+        (
+            "process_virtual_memory_bytes",
+            gauge,
+            "Address space of the daemon.",
+            own.virtual_bytes.to_string(),
+        ),
+        (
+            "process_virtual_memory_max_bytes",
+            gauge,
+            "Most address space that the daemon may have.",
+            limit("Max address space"),
+        ),
+        (
+            "process_network_receive_bytes_total",
+            counter,
+            "Bytes received in the daemon's network.",
+            received.to_string(),
+        ),
+        (
+            "process_network_transmit_bytes_total",
+            counter,
+            "Bytes sent in the daemon's network.",
+            sent.to_string(),
+        ),
+    ] {
+        text.single(name, kind, help, value);
+    }
+}
+
+/// Adds what is known of the scrapes themselves.
+pub(super) fn scrapes(text: &mut Text, in_flight: u64, done: u64) {
+    let name = "promhttp_metric_handler_requests_in_flight";
+    text.single(name, Kind::Gauge, "Scrapes under way.", in_flight);
+    let name = "promhttp_metric_handler_requests_total";
+    text.metric(name, Kind::Counter, "Scrapes by HTTP code.");
+    text.sample(name, &[("code", "200")], done);
+}
+
+/// A count as Prometheus has all numbers.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact to 2^53; Prometheus keeps no more"
+)]
+fn number(count: u64) -> f64 {
+    count as f64
+}

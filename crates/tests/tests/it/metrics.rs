@@ -1,0 +1,115 @@
+//! The daemon's own metrics, as Prometheus scrapes them.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use cri::v1;
+use testkit::node::Options;
+use testkit::requests::container;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::fixture;
+
+async fn get(socket: &Path, path: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+/// The value of a sample, by its name and labels as they are written.
+fn sample(text: &str, name: &str) -> Option<f64> {
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.trim().parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_pulls_and_ends_are_counted() -> Result<()> {
+    let directory = tempfile::Builder::new()
+        .prefix("crixm-")
+        .tempdir_in("/var/tmp")?;
+    let socket = directory.path().join("metrics.sock");
+    let config = format!(
+        "[crio.metrics]\nenable_metrics = true\nmetrics_port = 0\nmetrics_socket = {socket:?}\n"
+    );
+    let f = fixture::with(Options {
+        config,
+        ..Options::default()
+    })
+    .await?;
+    let sandbox = f.node.run_pod("m").await?;
+    let hungry = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M"];
+    let mut hungry = container("c", &f.image, &hungry);
+    hungry.linux.as_mut().unwrap().resources = Some(v1::LinuxContainerResources {
+        memory_limit_in_bytes: 32 << 20,
+        ..Default::default()
+    });
+    let id = f.node.run(&sandbox, hungry).await?;
+    f.node.exited(&id).await?;
+    assert!(f.node.status("0000").await.is_err());
+    assert!(f.node.pull("127.0.0.1:1/none/none:latest").await.is_err());
+
+    let text = get(&socket, "/metrics").await?;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    let prefix = "container_runtime_crio_";
+    let runtime = format!("default_runtime{{runtime=\"{}\"}}", f.node.runtime());
+    for (name, wanted) in [
+        (r#"operations_total{operation="RunPodSandbox"}"#, 1.0),
+        (r#"operations_errors_total{operation="RunPodSandbox"}"#, 0.0),
+        (
+            r#"operations_errors_total{operation="ContainerStatus"}"#,
+            1.0,
+        ),
+        (
+            r#"operations_latency_seconds_total_count{operation="CreateContainer"}"#,
+            1.0,
+        ),
+        ("image_pulls_success_total", 1.0),
+        ("containers_oom_total", 1.0),
+        (
+            r#"containers_oom_count_total{name="k8s_c_m_default_uid-m_0"}"#,
+            1.0,
+        ),
+        (&runtime, 1.0),
+    ] {
+        let name = format!("{prefix}{name}");
+        assert_eq!(sample(&text, &name), Some(wanted), "{name}\n{text}");
+    }
+    let failed = format!("{prefix}image_pulls_failure_total{{error=");
+    assert!(text.contains(&failed), "{text}");
+    let latency = r#"operations_latency_seconds_total{operation="CreateContainer",quantile="0.5"}"#;
+    let latency = sample(&text, &format!("{prefix}{latency}")).context("a quantile")?;
+    assert!(latency > 0.0);
+    for name in [
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_start_time_seconds",
+        "process_cpu_seconds_total",
+        "promhttp_metric_handler_requests_in_flight",
+    ] {
+        assert!(
+            sample(&text, name).is_some_and(|value| value > 0.0),
+            "{name}\n{text}"
+        );
+    }
+    let again = get(&socket, "/metrics").await?;
+    let done = r#"promhttp_metric_handler_requests_total{code="200"}"#;
+    assert_eq!(sample(&again, done), Some(1.0));
+    assert!(get(&socket, "/").await?.starts_with("HTTP/1.1 404"));
+
+    // The series of a container goes with it.
+    f.node.remove_pod(&sandbox).await?;
+    let text = get(&socket, "/metrics").await?;
+    assert!(!text.contains("k8s_c_m_default"), "{text}");
+    assert_eq!(
+        sample(&text, &format!("{prefix}containers_oom_total")),
+        Some(1.0)
+    );
+    f.node.finish().await?;
+    assert!(!socket.try_exists()?, "the socket ends with the daemon");
+    Ok(())
+}
