@@ -43,7 +43,7 @@ pub(crate) struct Live {
     /// The pod is being stopped: a monitor that ends is not replaced.
     closing: AtomicBool,
     kept: Mutex<HashMap<ContainerId, Kept>>,
-    execs: Mutex<HashMap<String, oneshot::Sender<Status>>>,
+    execs: Mutex<HashMap<String, Expected>>,
     /// Held shared by what makes or starts a container, and whole by what ends the pod.
     pub(crate) gate: RwLock<()>,
     /// Held while a container's state goes to disk and then to everybody: the news of a start and
@@ -117,13 +117,41 @@ impl Live {
     /// Told when the exec `id` has ended.
     pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<Status> {
         let (tell, told) = oneshot::channel();
-        lock(&self.execs).insert(id.to_owned(), tell);
+        let expected = Expected { pid: None, tell };
+        lock(&self.execs).insert(id.to_owned(), expected);
         told
+    }
+
+    /// Notes which process an exec is: if its monitor dies, the daemon may be the one that reaps it.
+    pub(crate) fn exec_runs(&self, id: &str, pid: u32) {
+        if let Some(expected) = lock(&self.execs).get_mut(id) {
+            expected.pid = i32::try_from(pid).ok();
+        }
+    }
+
+    /// Tells the end of an exec that the daemon reaped.
+    fn exec_reaped(&self, pid: i32, status: Status) {
+        let mut execs = lock(&self.execs);
+        let id = execs.iter().find(|(_, exec)| exec.pid == Some(pid));
+        if let Some(id) = id.map(|(id, _)| id.clone())
+            && let Some(expected) = execs.remove(&id)
+        {
+            // Whoever asked may have gone away.
+            expected.tell.send(status).ok();
+        }
     }
 
     pub(crate) fn forget_exec(&self, id: &str) {
         lock(&self.execs).remove(id);
     }
+}
+
+/// An exec whose end somebody waits for.
+#[derive(Debug)]
+struct Expected {
+    /// The process, once it is known.
+    pid: Option<i32>,
+    tell: oneshot::Sender<Status>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -471,9 +499,9 @@ async fn listen(node: &Arc<Node>, live: &Live, events: &mut Events) {
                 ),
             },
             Event::ExecExited { exec, status, .. } => {
-                if let Some(tell) = lock(&live.execs).remove(exec.as_str()) {
+                if let Some(expected) = lock(&live.execs).remove(exec.as_str()) {
                     // Whoever asked may have gone away.
-                    tell.send(status).ok();
+                    expected.tell.send(status).ok();
                 }
             }
             Event::Lost { .. } => return,
@@ -484,6 +512,9 @@ async fn listen(node: &Arc<Node>, live: &Live, events: &mut Events) {
 /// Tells all monitors what the daemon reaped in their place.
 pub(crate) async fn orphans_reaped(node: &Node, reaped: &[(i32, Status)]) {
     for live in node.alive() {
+        for (pid, status) in reaped {
+            live.exec_reaped(*pid, *status);
+        }
         let Some(monitor) = live.monitor_now() else {
             continue;
         };

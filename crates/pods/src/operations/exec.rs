@@ -105,15 +105,18 @@ pub(crate) async fn start(
     let started = monitor.exec(message, borrowed).await;
     drop(stdio);
     match started {
-        Ok(started) => Ok(Running {
-            monitor,
-            live,
-            started,
-            container: id,
-            exec,
-            files,
-            ended,
-        }),
+        Ok(started) => {
+            live.exec_runs(&name, started.pid);
+            Ok(Running {
+                monitor,
+                live,
+                started,
+                container: id,
+                exec,
+                files,
+                ended,
+            })
+        }
         Err(error) => {
             live.forget_exec(&name);
             files.remove(node).await;

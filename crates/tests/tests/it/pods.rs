@@ -260,7 +260,7 @@ async fn the_runtime_tells_what_it_is_and_what_is_not_built() -> Result<()> {
         v1::CgroupDriver::Cgroupfs as i32
     );
     let missing = runtime
-        .attach(v1::AttachRequest::default())
+        .checkpoint_pod(v1::CheckpointPodRequest::default())
         .await
         .unwrap_err();
     assert_eq!(missing.code(), tonic::Code::Unimplemented);

@@ -248,3 +248,35 @@ async fn the_death_of_the_monitor_costs_no_line_and_no_exit_code() -> Result<()>
 async fn the_death_of_both_costs_no_line_and_no_exit_code() -> Result<()> {
     deaths(true).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_outlives_its_monitor_tells_its_exit_code() -> Result<()> {
+    let f = fixture::node().await?;
+    let pod = f.node.run_pod("execs").await?;
+    let go = f.node.dir.join("go");
+    std::fs::create_dir(&go)?;
+    let mut config = container("main", &f.image, &["sleep", "1000"]);
+    config.mounts = vec![v1::Mount {
+        container_path: "/go".into(),
+        host_path: go.display().to_string(),
+        ..Default::default()
+    }];
+    let id = f.node.run(&pod, config).await?;
+    let script = "touch /go/there; while [ ! -e /go/now ]; do sleep 0.05; done; echo done; exit 9";
+    let command = async { f.node.exec(&id, &["sh", "-c", script]).await };
+    let death = async {
+        while !go.join("there").exists() {
+            tokio::task::yield_now().await;
+        }
+        let old = monitor(&f.node, &pod, None).await;
+        kill_process(old, Signal::KILL)?;
+        monitor(&f.node, &pod, Some(old)).await;
+        std::fs::write(go.join("now"), "")?;
+        Ok::<_, anyhow::Error>(())
+    };
+    let (command, death) = tokio::join!(command, death);
+    death?;
+    let command = command?;
+    assert_eq!((command.exit_code, &*command.stdout), (9, &b"done\n"[..]));
+    f.node.finish().await
+}
