@@ -172,13 +172,12 @@ async fn wait(
     }
 }
 
-/// Copies output to its end, or, after the process's, until it pauses.
+/// Copies output to its end, or, after the process's, until it pauses. What no client wants is read
+/// all the same: a terminal that is full stops its process.
 async fn copy(source: Option<Source>, to: Option<Outgoing>, mut told: watch::Receiver<bool>) {
-    let (Some(mut source), Some(to)) = (source, to) else {
-        return;
-    };
     let mut buffer = BytesMut::new();
-    loop {
+    let mut source = source;
+    while let Some(open) = &mut source {
         buffer.reserve(limits::PIECE_BYTES);
         let pause = async {
             // An error means that the session is being dropped.
@@ -187,18 +186,23 @@ async fn copy(source: Option<Source>, to: Option<Outgoing>, mut told: watch::Rec
         };
         let read = tokio::select! {
             biased;
-            read = source.read_buf(&mut buffer) => read,
+            read = open.read_buf(&mut buffer) => read,
             () = pause => break,
         };
         // A terminal that nobody has open any more is an error, and an end.
         if matches!(read, Ok(0) | Err(_)) {
             break;
         }
-        if to.write(buffer.split().freeze()).await.is_err() {
+        let bytes = buffer.split().freeze();
+        if let Some(to) = &to
+            && to.write(bytes).await.is_err()
+        {
             return;
         }
     }
-    to.end().await;
+    if let Some(to) = to {
+        to.end().await;
+    }
 }
 
 /// Copies input until the client ends it. What a process does not want is read and dropped, so

@@ -115,6 +115,10 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 }
                 Err(Undecodable::Wrong(why)) => return Err(wrong(why.to_owned())),
             };
+            // What answers our own pings keeps nobody alive.
+            if !matches!(frame, Frame::Ping(id) if id & 1 == 0) {
+                self.activity.note();
+            }
             match frame {
                 Frame::SynStream { stream, fin, block } => {
                     let headers = self.inflate(&block)?;
@@ -154,9 +158,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
 
     async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(2 * limits::PIECE_BYTES);
-        let count = self.socket.read_buf(&mut self.buffer).await?;
-        self.activity.note();
-        Ok(count)
+        self.socket.read_buf(&mut self.buffer).await
     }
 
     fn inflate(&mut self, block: &[u8]) -> io::Result<Headers> {
@@ -212,6 +214,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
             let piece = length.min(self.buffer.len()).min(limits::PIECE_BYTES);
             let bytes = self.buffer.split_to(piece);
             length -= piece;
+            self.activity.note();
             // One that has ended, or was refused: nobody minds.
             let Some(open) = self.streams.get_mut(&stream) else {
                 continue;

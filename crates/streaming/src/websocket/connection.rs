@@ -93,14 +93,19 @@ async fn read_all(
     activity: &Activity,
 ) -> io::Result<()> {
     while let Some(message) = socket.next().await {
-        activity.note();
         let bytes = match message.map_err(io::Error::other)? {
             Wire::Binary(bytes) => bytes,
             Wire::Text(text) => text.into(),
             // Answered by the library.
-            Wire::Ping(_) | Wire::Pong(_) | Wire::Frame(_) => continue,
+            Wire::Ping(_) => {
+                activity.note();
+                continue;
+            }
+            // What answers our own pings keeps nobody alive.
+            Wire::Pong(_) | Wire::Frame(_) => continue,
             Wire::Close(_) => return Ok(()),
         };
+        activity.note();
         match protocol.decode(&bytes).map_err(io::Error::other)? {
             Message::Data(channel, bytes) => {
                 if let Some(feed) = feeds.get(&channel) {
