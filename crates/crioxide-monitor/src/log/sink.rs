@@ -9,16 +9,20 @@ use rustix::io::Errno;
 
 /// What waits for a client before its container's writers are held back.
 const HELD_BYTES: usize = 256 * 1024;
-/// How long a client may take nothing before it is dropped.
+/// How long a client may be behind before it is looked at how much it has taken.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What it must have taken in that time.
+const LEAST_BYTES: usize = 1024 * 1024;
 
-/// Where output is copied to. A slow client holds the container's writers back, as a slow reader
-/// of a pipe would; one that has stopped reading is dropped.
+/// Where output is copied to. A client that is behind holds the container's writers back, as a
+/// reader of a pipe would; one that does so and takes less than 100 KiB a second is dropped, so
+/// that nobody's slowness stops a container.
 #[derive(Debug)]
 pub(crate) struct Sink {
     fd: OwnedFd,
     waiting: Vec<u8>,
-    stuck_since: Option<Instant>,
+    /// While something waits: since when it is watched, and what it has taken since.
+    behind: Option<(Instant, usize)>,
 }
 
 impl Sink {
@@ -28,7 +32,7 @@ impl Sink {
         Ok(Self {
             fd,
             waiting: Vec::new(),
-            stuck_since: None,
+            behind: None,
         })
     }
 
@@ -42,7 +46,7 @@ impl Sink {
         self.flush(now)
     }
 
-    /// Writes what waits; false: the client is gone, or takes nothing for too long.
+    /// Writes what waits; false: the client is gone, or too slow.
     pub(crate) fn flush(&mut self, now: Instant) -> bool {
         let mut written = 0;
         let alive = loop {
@@ -59,17 +63,20 @@ impl Sink {
         self.waiting.drain(..written);
         if self.waiting.is_empty() {
             self.waiting = Vec::new();
-            self.stuck_since = None;
-        } else if written > 0 || self.stuck_since.is_none() {
-            self.stuck_since = Some(now);
+            self.behind = None;
+            return alive;
         }
-        alive && self.deadline().is_none_or(|at| now < at)
+        let (since, taken) = self.behind.unwrap_or((now, 0));
+        let taken = taken.saturating_add(written);
+        let due = now.saturating_duration_since(since) >= PATIENCE;
+        self.behind = Some(if due { (now, 0) } else { (since, taken) });
+        alive && (!due || taken >= LEAST_BYTES)
     }
 
-    /// When it is dropped, if it takes nothing until then.
+    /// When it is looked at how much it has taken.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.stuck_since
-            .and_then(|since| since.checked_add(PATIENCE))
+        self.behind
+            .and_then(|(since, _)| since.checked_add(PATIENCE))
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -86,24 +93,42 @@ impl Sink {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_client_that_stops_reading_is_held_for_and_then_dropped() {
+    fn full(start: Instant) -> (OwnedFd, Sink) {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let mut sink = Sink::new(write).unwrap();
-        let start = Instant::now();
         assert!(sink.put(&[1; 1000], start));
         assert!(sink.is_idle());
         while !sink.is_full() {
             assert!(sink.put(&[1; 10_000], start));
         }
+        (read, sink)
+    }
+
+    #[test]
+    fn a_client_that_stops_reading_or_only_sips_is_dropped() {
+        let start = Instant::now();
+        let (read, mut sink) = full(start);
         assert!(sink.flush(start + PATIENCE / 2));
-        // It reads again: the patience starts anew.
         let mut buffer = vec![0; 65_536];
         assert!(rustix::io::read(&read, &mut buffer).unwrap() > 0);
-        assert!(sink.flush(start + PATIENCE));
-        assert!(sink.flush(start + PATIENCE + PATIENCE / 2));
-        assert!(!sink.flush(start + 2 * PATIENCE));
+        assert!(sink.flush(start + PATIENCE / 2));
+        assert!(!sink.flush(start + PATIENCE), "64 KiB are a sip");
         drop(read);
-        assert!(!sink.flush(start));
+        assert!(!sink.flush(start), "it is gone");
+    }
+
+    #[test]
+    fn a_client_that_is_behind_but_reads_stays() {
+        let start = Instant::now();
+        let (read, mut sink) = full(start);
+        let mut buffer = vec![0; 65_536];
+        let mut taken = 0;
+        while taken < 2 * LEAST_BYTES {
+            taken += rustix::io::read(&read, &mut buffer).unwrap();
+            assert!(sink.put(&[1; 65_536], start + PATIENCE / 2));
+        }
+        assert!(!sink.is_idle());
+        assert!(sink.flush(start + PATIENCE));
+        assert!(!sink.flush(start + 2 * PATIENCE), "then it stopped");
     }
 }
