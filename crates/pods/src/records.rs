@@ -139,11 +139,7 @@ pub(crate) fn write_pod(pod: &Pod, dirs: &Dirs) -> Result<(), Error> {
         made: PodMade::clone(&pod.made),
     };
     volatile(&dirs.persistent.join(STATE), &PodState::of(pod))?;
-    durable(
-        &dirs.persistent.join(CONFIG),
-        &crate::bundle::pod_config(pod),
-    )?;
-    durable(&dirs.persistent.join(REQUEST), &file)
+    durable_pair(dirs, &crate::bundle::pod_config(pod), &file)
 }
 
 /// Replaces a pod's state, synced: a pod that was stopped stays so.
@@ -174,8 +170,7 @@ pub(crate) fn write_container(
     dirs: &Dirs,
     config: &spec::oci::Spec,
 ) -> Result<(), Error> {
-    durable(&dirs.persistent.join(CONFIG), config)?;
-    durable(&dirs.persistent.join(REQUEST), &container.0)
+    durable_pair(dirs, config, &container.0)
 }
 
 /// A container's record before there is a process.
@@ -283,6 +278,25 @@ fn text<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, Error> {
 
 fn durable<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
     sys::durable::replace(path, &text(path, value)?, 0o600).map_err(Error::io("write", path))
+}
+
+/// Writes a record's two files, the request last: it says that the record is whole. One wait for
+/// the directory serves both.
+fn durable_pair(
+    dirs: &Dirs,
+    config: &spec::oci::Spec,
+    request: &impl Serialize,
+) -> Result<(), Error> {
+    let dir = &dirs.persistent;
+    let (config, request) = (
+        text(&dir.join(CONFIG), config)?,
+        text(&dir.join(REQUEST), request)?,
+    );
+    let files = [
+        (CONFIG.to_owned(), &*config),
+        (REQUEST.to_owned(), &*request),
+    ];
+    sys::durable::replace_all(dir, &files, 0o600).map_err(Error::io("write a record in", dir))
 }
 
 fn volatile<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
