@@ -12,11 +12,12 @@ use crate::node::{Node, Options};
 use crate::registry::Registry;
 use crate::{requests, soak};
 
-/// Runs `pods` pods with one container each, and times `rounds` polls of each kind.
+/// Runs `pods` pods with one container each and `exited` that have ended, and times `rounds` polls
+/// of each kind.
 ///
 /// # Errors
 /// A call failed.
-pub async fn run(pods: u32, rounds: u32) -> Result<()> {
+pub async fn run(pods: u32, exited: u32, rounds: u32) -> Result<()> {
     let directory = tempfile::Builder::new()
         .prefix("crixp-")
         .tempdir_in("/var/tmp")?;
@@ -32,13 +33,13 @@ pub async fn run(pods: u32, rounds: u32) -> Result<()> {
     .await?;
     let image = registry.reference("polls/busybox", "latest");
     node.pull(&image).await?;
-    let polled = Box::pin(polls(&node, &image, pods, rounds)).await;
+    let polled = Box::pin(polls(&node, &image, (pods, exited), rounds)).await;
     let ended = node.finish().await;
     soak::bridge_down();
     polled.and(ended)
 }
 
-async fn polls(node: &Node, image: &str, pods: u32, rounds: u32) -> Result<()> {
+async fn polls(node: &Node, image: &str, (pods, exited): (u32, u32), rounds: u32) -> Result<()> {
     for number in 0..pods {
         let name = format!("poll-{number}");
         let mut config = requests::pod(&name, &node.logs());
@@ -50,20 +51,37 @@ async fn polls(node: &Node, image: &str, pods: u32, rounds: u32) -> Result<()> {
         let container = requests::container("c", image, &["sleep", "100000"]);
         node.run(&pod, container).await?;
     }
-    println!("{pods} pods with one container each, {rounds} polls:");
+    let pod = node.run_pod("ended").await?;
+    for number in 0..exited {
+        let container = requests::container(&format!("c{number}"), image, &["true"]);
+        node.run(&pod, container).await?;
+    }
+    node.client()
+        .runtime()
+        .stop_pod_sandbox(v1::StopPodSandboxRequest {
+            pod_sandbox_id: pod,
+        })
+        .await?;
+    println!("{pods} pods with one container each, {exited} exited containers, {rounds} polls:");
     let runtime = || node.client().runtime();
     let count = usize::try_from(pods)?;
     timed(node, "ListContainerStats", rounds, || async {
         let request = v1::ListContainerStatsRequest::default();
         let answer = runtime().list_container_stats(request).await?;
-        ensure!(answer.into_inner().stats.len() == count);
+        ensure!(answer.into_inner().stats.len() >= count);
+        Ok(())
+    })
+    .await?;
+    timed(node, "ListPodSandbox", rounds, || async {
+        let request = v1::ListPodSandboxRequest::default();
+        runtime().list_pod_sandbox(request).await?;
         Ok(())
     })
     .await?;
     timed(node, "ListPodSandboxStats", rounds, || async {
         let request = v1::ListPodSandboxStatsRequest::default();
         let answer = runtime().list_pod_sandbox_stats(request).await?;
-        ensure!(answer.into_inner().stats.len() == count);
+        ensure!(answer.into_inner().stats.len() >= count);
         Ok(())
     })
     .await?;
@@ -74,7 +92,7 @@ async fn polls(node: &Node, image: &str, pods: u32, rounds: u32) -> Result<()> {
         || async {
             let request = v1::ListPodSandboxMetricsRequest {};
             let answer = runtime().list_pod_sandbox_metrics(request).await?;
-            ensure!(answer.into_inner().pod_metrics.len() == count);
+            ensure!(answer.into_inner().pod_metrics.len() >= count);
             Ok(())
         },
     )

@@ -17,6 +17,7 @@ use crate::registry::Registry;
 use crate::requests;
 
 mod census;
+mod execs;
 
 use census::{Census, Memory};
 
@@ -29,6 +30,25 @@ const BRIDGE: &str = "cxsoak0";
 /// # Errors
 /// A call failed, or something is left.
 pub async fn run(one_by_one: u32, at_once: u32) -> Result<()> {
+    with_node(async |node, image, addresses| {
+        soak(node, image, addresses, one_by_one, at_once).await
+    })
+    .await
+}
+
+/// Runs `in_turn` commands in a container one after another, and `at_once` together.
+///
+/// # Errors
+/// A command failed, or something is left.
+pub async fn execs(in_turn: u32, at_once: u32) -> Result<()> {
+    with_node(async |node, image, addresses| {
+        execs::run(node, image, addresses, in_turn, at_once).await
+    })
+    .await
+}
+
+/// Does `work` with a node that has an image, and whose pods' addresses are kept at a path.
+async fn with_node(work: impl AsyncFnOnce(Node, &str, &Path) -> Result<()>) -> Result<()> {
     let directory = tempfile::Builder::new()
         .prefix("crixs-")
         .tempdir_in("/var/tmp")?;
@@ -44,9 +64,9 @@ pub async fn run(one_by_one: u32, at_once: u32) -> Result<()> {
     })
     .await?;
     node.pull(&image).await?;
-    let soaked = Box::pin(soak(node, &image, &addresses, one_by_one, at_once)).await;
+    let done = Box::pin(work(node, &image, &addresses)).await;
     bridge_down();
-    soaked
+    done
 }
 
 pub(crate) fn network(addresses: &Path) -> String {

@@ -89,9 +89,21 @@ enum Command {
         /// Pods, each with one container.
         #[arg(long, default_value_t = 100)]
         pods: u32,
+        /// Further containers, that have exited.
+        #[arg(long, default_value_t = 0)]
+        exited: u32,
         /// Polls of each kind.
         #[arg(long, default_value_t = 100)]
         rounds: u32,
+    },
+    /// Runs many commands in a container, and says what is left of them.
+    Execs {
+        /// Commands one after another.
+        #[arg(long, default_value_t = 10_000)]
+        in_turn: u32,
+        /// Commands at once.
+        #[arg(long, default_value_t = 100)]
+        at_once: u32,
     },
     /// Runs many pods under a daemon of its own, and says what is left and what they cost.
     Soak {
@@ -163,7 +175,12 @@ async fn run(arguments: Arguments) -> Result<()> {
         Command::KubeletSmoke { kubelet: program } => {
             Box::pin(kubelet::smoke(&program)).await?;
         }
-        Command::Polls { pods, rounds } => Box::pin(polls::run(pods, rounds)).await?,
+        Command::Polls {
+            pods,
+            exited,
+            rounds,
+        } => Box::pin(polls::run(pods, exited, rounds)).await?,
+        Command::Execs { in_turn, at_once } => Box::pin(soak::execs(in_turn, at_once)).await?,
         Command::Soak {
             one_by_one,
             at_once,
