@@ -56,13 +56,33 @@ impl Buffer {
     }
 }
 
-/// The text of a file of `/proc`, bounded.
+/// The text of a file of `/proc`, bounded. Names in it may be a container's, and any bytes.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     use std::io::Read as _;
-    let mut text = String::new();
+    let mut text = Vec::new();
     let limit = u64::try_from(limits::FILE_BYTES).unwrap_or(u64::MAX);
     std::fs::File::open(path)?
         .take(limit)
-        .read_to_string(&mut text)?;
-    Ok(text)
+        .read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_are_read_and_not_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dev");
+        std::fs::write(&path, b"eth0: 1\n\xff\xfe: 2\n").unwrap();
+        assert!(read(&path).unwrap().starts_with("eth0: 1\n"));
+        std::fs::write(&path, vec![b'x'; limits::FILE_BYTES * 2]).unwrap();
+        assert_eq!(read(&path).unwrap().len(), limits::FILE_BYTES);
+        let dir = Dir::at(dir.path().to_owned());
+        let buffer = &mut Buffer::default();
+        assert_eq!(dir.text("dev", buffer), None, "too large for a cgroup's");
+        std::fs::write(&path, vec![b'x'; 20_000]).unwrap();
+        assert_eq!(dir.text("dev", buffer).map(str::len), Some(20_000));
+    }
 }

@@ -9,6 +9,10 @@ pub const INTERFACES: usize = 64;
 /// Depth of cgroups beneath a container's in which its processes are looked for: a container can
 /// make its own.
 pub const CGROUP_DEPTH: usize = 16;
+/// Cgroups of one container in which they are looked for.
+pub const CGROUPS: usize = 1024;
+/// Descriptors of one container that are counted: its processes may open millions.
+pub const DESCRIPTORS: u64 = 65_536;
 /// Depth of directories in a writable layer beyond which nothing is counted: each level holds a
 /// descriptor while it is read, and the content is the container's.
 pub const LAYER_DEPTH: usize = 256;

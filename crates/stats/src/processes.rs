@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::{file, text};
+use crate::{file, limits, text};
 
 /// Descriptors of some processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,13 +15,17 @@ pub struct Descriptors {
     pub sockets: u64,
 }
 
-/// Counts the descriptors of processes; of those that end meanwhile, what was seen.
+/// Counts the descriptors of processes, up to [`limits::DESCRIPTORS`]; of those that end meanwhile,
+/// what was seen.
 #[must_use]
 pub fn descriptors(pids: &[i32]) -> Descriptors {
     let mut count = Descriptors::default();
     for pid in pids {
         let dir = PathBuf::from(format!("/proc/{pid}/fd"));
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if count.open >= limits::DESCRIPTORS {
+                return count;
+            }
             count.open = count.open.saturating_add(1);
             let target = fs::read_link(entry.path());
             if target.is_ok_and(|target| target.to_string_lossy().starts_with("socket:")) {

@@ -14,7 +14,8 @@ impl Reader {
         // Every process is in the hierarchy of any controller; version 2 is left aside where a
         // controller of version 1 is there, since a runtime may not use it then.
         if let Some((_, dir)) = self.dir("pids", path) {
-            collect(dir.path(), 0, &mut found);
+            let mut left = limits::CGROUPS;
+            collect(dir.path(), 0, &mut left, &mut found);
         }
         found.sort_unstable();
         found.dedup();
@@ -22,7 +23,12 @@ impl Reader {
     }
 }
 
-fn collect(dir: &Path, depth: usize, found: &mut Vec<i32>) {
+/// `left` is how many cgroups may still be looked into.
+fn collect(dir: &Path, depth: usize, left: &mut usize, found: &mut Vec<i32>) {
+    let Some(rest) = left.checked_sub(1) else {
+        return;
+    };
+    *left = rest;
     // A threaded cgroup of version 2 can't be read; its processes are listed above it.
     if let Ok(text) = file::read(&dir.join("cgroup.procs")) {
         found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
@@ -33,7 +39,7 @@ fn collect(dir: &Path, depth: usize, found: &mut Vec<i32>) {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&entry.path(), depth + 1, found);
+            collect(&entry.path(), depth + 1, left, found);
         }
     }
 }

@@ -230,6 +230,21 @@ fn huge_pages_are_found_by_their_files() {
 }
 
 #[test]
+fn processes_are_found_in_cgroups_of_a_containers_own_and_not_in_any_number() {
+    let (_dir, reader) = machine(false, V2);
+    let place = reader.unified(PATH).unwrap().path().to_owned();
+    fs::create_dir_all(place.join("a/b")).unwrap();
+    fs::write(place.join("a/b/cgroup.procs"), "44\n").unwrap();
+    assert_eq!(reader.processes(PATH), [12, 30, 44]);
+    for number in 0..2 * crate::limits::CGROUPS {
+        let one = place.join(format!("many/{number}"));
+        fs::create_dir_all(&one).unwrap();
+        fs::write(one.join("cgroup.procs"), format!("{}\n", 100 + number)).unwrap();
+    }
+    assert!(reader.processes(PATH).len() < crate::limits::CGROUPS + 3);
+}
+
+#[test]
 fn a_cgroup_that_is_gone_tells_nothing() {
     let (_dir, reader) = machine(true, V2);
     assert_eq!(reader.usage("/gone"), Usage::default());
