@@ -36,12 +36,18 @@ fn address(settings: &Settings) -> Result<SocketAddr> {
     Ok(SocketAddr::new(address, port))
 }
 
-fn tls(settings: &Settings) -> Result<Option<streaming::TlsOptions>> {
-    // Told also where it has no effect yet: a wrong value does not wait for somebody to switch TLS on.
+/// The oldest version of TLS that any server of ours speaks.
+pub(crate) fn minimum(settings: &Settings) -> Result<streaming::TlsVersion> {
     let minimum = settings.text(SECTION, "tls_min_version").parse();
     let minimum = minimum.map_err(|error: streaming::TlsError| {
         settings.wrong(SECTION, "tls_min_version", error.to_string())
     })?;
+    Ok(minimum)
+}
+
+fn tls(settings: &Settings) -> Result<Option<streaming::TlsOptions>> {
+    // Told also where it has no effect yet: a wrong value does not wait for somebody to switch TLS on.
+    let minimum = minimum(settings)?;
     if !settings.bool(SECTION, "stream_enable_tls") {
         return Ok(None);
     }

@@ -14,20 +14,22 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use config::Settings;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use pods::Pods;
+use streaming::{Tls, TlsOptions};
 use sys::pool::Pool;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 
 use calls::Calls;
@@ -36,6 +38,10 @@ use selection::Selection;
 
 /// Connections that are served at once; more wait.
 const CONNECTIONS: usize = 32;
+/// How long a connection may be silent; scrapers come again every minute at least.
+const SILENCE: Duration = Duration::from_secs(120);
+/// What a TLS handshake may take.
+const GREETING: Duration = Duration::from_secs(10);
 /// The text format, version 0.0.4.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -45,6 +51,7 @@ pub(crate) struct Options {
     address: (String, u16),
     /// A unix socket beside it.
     pub(crate) socket: Option<PathBuf>,
+    tls: Option<TlsOptions>,
     selection: Selection,
     default_runtime: String,
 }
@@ -58,12 +65,6 @@ pub(crate) fn options(settings: &Settings, default_runtime: &str) -> Result<Opti
     if !settings.bool(section, "enable_metrics") {
         return Ok(None);
     }
-    for key in ["metrics_cert", "metrics_key"] {
-        if !settings.text(section, key).is_empty() {
-            let text = "TLS for metrics is not built yet, and without it they would be in the open";
-            return Err(settings.wrong(section, key, text).into());
-        }
-    }
     let port = settings.integer(section, "metrics_port");
     let port = u16::try_from(port)
         .map_err(|_| settings.wrong(section, "metrics_port", format!("{port} is no port")))?;
@@ -73,8 +74,29 @@ pub(crate) fn options(settings: &Settings, default_runtime: &str) -> Result<Opti
     Ok(Some(Options {
         address: (settings.text(section, "metrics_host").to_owned(), port),
         socket: Some(socket).filter(|socket| !socket.as_os_str().is_empty()),
+        tls: tls(settings)?,
         selection,
         default_runtime: default_runtime.to_owned(),
+    }))
+}
+
+/// With a certificate and its key the address speaks TLS; the socket never does.
+fn tls(settings: &Settings) -> Result<Option<TlsOptions>> {
+    let file = |key: &str| {
+        let path = settings.path("crio.metrics", key);
+        Some(path).filter(|path| !path.as_os_str().is_empty())
+    };
+    let (certificate, key) = match (file("metrics_cert"), file("metrics_key")) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) => return Ok(None),
+        _ => bail!("metrics_cert and metrics_key belong together: one of them is not set"),
+    };
+    Ok(Some(TlsOptions {
+        certificate,
+        key,
+        client_ca: None,
+        minimum: crate::streams::minimum(settings)?,
+        ciphers: settings.list("crio.api", "tls_cipher_suites").to_vec(),
     }))
 }
 
@@ -82,6 +104,7 @@ pub(crate) fn options(settings: &Settings, default_runtime: &str) -> Result<Opti
 #[derive(Debug)]
 struct Endpoint {
     sources: Sources,
+    tls: Option<Tls>,
     connections: Semaphore,
     /// Reads of `/proc`.
     pool: Pool,
@@ -92,9 +115,17 @@ struct Endpoint {
 /// Serves metrics until the daemon ends, and returns where calls are to be recorded.
 ///
 /// # Errors
-/// The address or the socket can't be bound.
+/// The address or the socket can't be bound; certificates can't be used.
 pub(crate) async fn start(options: Options, pods: Pods) -> Result<Arc<Calls>> {
     let calls = Arc::new(Calls::default());
+    let pool = Pool::new("metrics", 1);
+    let tls = match options.tls {
+        Some(tls) => {
+            let loaded = pool.run(move || Tls::load(tls)).await;
+            Some(loaded.context("certificate of the metrics endpoint")?)
+        }
+        None => None,
+    };
     let endpoint = Arc::new(Endpoint {
         sources: Sources {
             calls: Arc::clone(&calls),
@@ -102,8 +133,9 @@ pub(crate) async fn start(options: Options, pods: Pods) -> Result<Arc<Calls>> {
             selection: options.selection,
             default_runtime: options.default_runtime,
         },
+        tls,
         connections: Semaphore::new(CONNECTIONS),
-        pool: Pool::new("metrics", 1),
+        pool,
         scrapes: AtomicU64::new(0),
         in_flight: AtomicU64::new(0),
     });
@@ -127,9 +159,21 @@ pub(crate) async fn start(options: Options, pods: Pods) -> Result<Arc<Calls>> {
 async fn accept_tcp(listener: TcpListener, endpoint: Arc<Endpoint>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(connection(stream, Arc::clone(&endpoint)))),
+            Ok((stream, _)) => drop(tokio::spawn(greet(stream, Arc::clone(&endpoint)))),
             Err(error) => tracing::warn!(%error, "connection for metrics not accepted"),
         }
+    }
+}
+
+async fn greet(stream: TcpStream, endpoint: Arc<Endpoint>) {
+    let Some(tls) = endpoint.tls.clone() else {
+        return connection(stream, endpoint).await;
+    };
+    let greeting = async { tls.acceptor().await.accept(stream).await };
+    match tokio::time::timeout(GREETING, greeting).await {
+        Ok(Ok(stream)) => connection(stream, endpoint).await,
+        Ok(Err(error)) => tracing::debug!(%error, "no TLS with a scraper"),
+        Err(_) => tracing::debug!("a scraper does not finish its TLS handshake"),
     }
 }
 
@@ -153,11 +197,14 @@ where
         let endpoint = Arc::clone(&endpoint);
         async move { Ok::<_, Infallible>(answer(&endpoint, &request).await) }
     });
-    let served = auto::Builder::new(TokioExecutor::new())
-        .http1_only()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    // One that says nothing must not hold a place for ever.
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SILENCE);
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = served.await {
         tracing::debug!(%error, "connection for metrics ended");
     }
 }

@@ -21,6 +21,7 @@ use stats::metrics::Selection;
 use stats::network::Interfaces;
 use stats::rate::Rates;
 use sys::pool::Pool;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::node::{Node, blocking};
 use crate::state::container::Phase;
@@ -348,7 +349,7 @@ pub(crate) fn collect(node: &Arc<Node>) {
         let (node, period) = (Arc::clone(node), options.period);
         // Ends with the daemon.
         tokio::spawn(async move {
-            let mut tick = tokio::time::interval(period);
+            let mut tick = ticks(period);
             loop {
                 tick.tick().await;
                 let read = read_pods(&node, &node.table.load(), |_| true).await;
@@ -359,7 +360,7 @@ pub(crate) fn collect(node: &Arc<Node>) {
     if !options.metrics_period.is_zero() {
         let (node, period) = (Arc::clone(node), options.metrics_period);
         tokio::spawn(async move {
-            let mut tick = tokio::time::interval(period);
+            let mut tick = ticks(period);
             loop {
                 tick.tick().await;
                 let read = metrics::read(&node).await;
@@ -368,6 +369,13 @@ pub(crate) fn collect(node: &Arc<Node>) {
             }
         });
     }
+}
+
+/// A collection that takes longer than its period is not made up for.
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// What all writable layers take together, as far as they were walked yet.

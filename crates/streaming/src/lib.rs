@@ -23,5 +23,5 @@ pub use backend::{
     Attach, Backend, End, Exec, Forward, Input, Output, Process, Refusal, Resize, Size, Wanted,
 };
 pub use server::{Error, Options, Promises, Server, Session};
-pub use tls::{Error as TlsError, Options as TlsOptions, Version as TlsVersion};
+pub use tls::{Error as TlsError, Options as TlsOptions, Tls, Version as TlsVersion};
 pub use tokens::TooMany;

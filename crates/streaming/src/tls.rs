@@ -1,4 +1,4 @@
-//! TLS for the streaming server: certificates that may be replaced while it serves.
+//! TLS for this server and for that of metrics: certificates that may be replaced while it serves.
 //!
 //! Files are looked at when a connection comes, not watched: whoever connects after a replacement
 //! gets the new certificate, and an idle server costs nothing.
@@ -83,7 +83,7 @@ pub enum Error {
 
 /// TLS with the certificates of now.
 #[derive(Debug, Clone)]
-pub(crate) struct Tls(Arc<Inner>);
+pub struct Tls(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -99,7 +99,10 @@ type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 impl Tls {
     /// Reads everything once. Blocks.
-    pub(crate) fn load(options: Options) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// Files that can't be read, or don't fit together.
+    pub fn load(options: Options) -> Result<Self, Error> {
         let provider = CryptoProvider {
             cipher_suites: ciphers::choose(&options.ciphers)?,
             ..aws_lc_rs::default_provider()
@@ -116,7 +119,8 @@ impl Tls {
     }
 
     /// For the next connection. Where new files can't be used, the old ones go on.
-    pub(crate) async fn acceptor(&self) -> TlsAcceptor {
+    #[must_use]
+    pub async fn acceptor(&self) -> TlsAcceptor {
         let inner = Arc::clone(&self.0);
         self.0.pool.run(move || inner.current().into()).await
     }
@@ -129,7 +133,7 @@ impl Inner {
         if current.0 != stamps {
             match read(&self.options, &self.provider) {
                 Ok(config) => {
-                    tracing::info!("certificates of the streaming server read again");
+                    tracing::info!("certificates read again");
                     current.1 = Arc::new(config);
                 }
                 Err(error) => tracing::warn!(%error, "new certificates can't be used"),

@@ -1,9 +1,11 @@
 //! The daemon's own metrics, as Prometheus scrapes them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use cri::v1;
+use sys::spawn::{Program, run};
 use testkit::node::Options;
 use testkit::requests::container;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -111,5 +113,69 @@ async fn calls_pulls_and_ends_are_counted() -> Result<()> {
     );
     f.node.finish().await?;
     assert!(!socket.try_exists()?, "the socket ends with the daemon");
+    Ok(())
+}
+
+fn openssl(dir: &Path, arguments: &str, stdin: &str) -> Result<String> {
+    let program = Program {
+        cwd: Some(dir.to_owned()),
+        ..Program::new("/usr/bin/openssl", Duration::from_secs(30))
+    };
+    let program = program.args(arguments.split(' ')).stdin(stdin);
+    let output = run(&program).map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_certificate_the_address_speaks_tls() -> Result<()> {
+    let directory = tempfile::Builder::new()
+        .prefix("crixm-")
+        .tempdir_in("/var/tmp")?;
+    let dir = directory.path();
+    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key -out cert \
+               -subj /CN=node -days 2";
+    openssl(dir, new, "")?;
+    let config = |certificate: &str| {
+        format!(
+            "[crio.metrics]\nenable_metrics = true\nmetrics_port = 0\n\
+             metrics_cert = \"{dir}/{certificate}\"\nmetrics_key = \"{dir}/key\"\n",
+            dir = dir.display()
+        )
+    };
+    let options = Options {
+        config: config("cert"),
+        ..Options::default()
+    };
+    let f = fixture::without_image(options).await?;
+    let log = f.node.log_tail();
+    let told = log.lines().find(|line| line.contains("metrics are served"));
+    let address = told.and_then(|line| line.split("address=").nth(1));
+    let address = address.context("an address in the log")?.trim();
+    // Standard input stays open for the answer's sake; the server closes.
+    let client = format!("s_client -connect {address} -CAfile cert -quiet -ign_eof");
+    let request = "GET /metrics HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n";
+    let answer = openssl(dir, &client, request)?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("process_open_fds"));
+    let mut plain = tokio::net::TcpStream::connect(address).await?;
+    plain.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    // An alert, or nothing; in no case figures.
+    plain.read_to_end(&mut answer).await.ok();
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP"));
+    f.node.finish().await?;
+
+    let missing = Options {
+        config: config("none"),
+        ..Options::default()
+    };
+    let refused = fixture::without_image(missing)
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("metrics endpoint"),
+        "{refused:#}"
+    );
     Ok(())
 }
