@@ -365,7 +365,7 @@ async fn a_configured_pause_image_holds_the_shared_processes() -> Result<()> {
     });
     let main = f.node.run(&pod, main).await?;
     assert_eq!(f.node.exited(&main).await?.exit_code, 0);
-    assert!(f.node.log("paused", "main")?.contains("sleep\0100000"));
+    assert!(f.node.log("paused", "main")?.contains("sleep\x00100000"));
     f.node.remove_pod(&pod).await?;
     f.node.finish().await
 }
