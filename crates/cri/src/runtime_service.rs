@@ -337,7 +337,11 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
         &self,
         _: Request<v1::RuntimeConfigRequest>,
     ) -> Answer<v1::RuntimeConfigResponse> {
-        let cgroup_driver = v1::CgroupDriver::Cgroupfs as i32;
+        let cgroup_driver = if self.pods.keeper().is_systemd() {
+            v1::CgroupDriver::Systemd as i32
+        } else {
+            v1::CgroupDriver::Cgroupfs as i32
+        };
         Ok(Response::new(v1::RuntimeConfigResponse {
             linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver }),
         }))

@@ -189,6 +189,8 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     let streams = streams::bind(settings).await?;
     let metrics = telemetry::options(settings, options::default_runtime(settings))?;
     let pods_options = options::pods(settings, matches)?;
+    let keeper = pods_options.keeper.check().await;
+    keeper.context("cgroup_manager is \"systemd\"; without systemd it has to be \"cgroupfs\", and the kubelet's cgroupDriver too")?;
     let rooms = options::rooms(settings, matches)?;
     let (store, images) = (rooms.store.clone(), Arc::clone(&rooms.images));
     let pods = pods::Pods::start(pods_options, rooms)
@@ -228,6 +230,9 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     markers.started()?;
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "crioxide serves");
     let server = serve::serve(socket, services);
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd not told that the daemon is ready");
+    }
     let streams = streams.serve(Arc::new(cri::StreamingBackend(pods.clone())));
     tokio::pin!(server, streams);
     loop {

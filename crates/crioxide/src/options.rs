@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use clap::ArgMatches;
 use config::{Handler, Settings};
+use pods::cgroups::Keeper;
 
 use crate::{argument, programs};
 
@@ -21,22 +22,6 @@ const STOP_TIMEOUT: i64 = 30;
 /// Options of pods and containers.
 pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Options> {
     let section = "crio.runtime";
-    match settings.text(section, "cgroup_manager") {
-        "cgroupfs" => {}
-        "systemd" => {
-            let text = "the systemd cgroup manager is not built yet: set it to \"cgroupfs\", and the kubelet's cgroupDriver too";
-            return Err(settings.wrong(section, "cgroup_manager", text).into());
-        }
-        other => {
-            return Err(settings
-                .wrong(
-                    section,
-                    "cgroup_manager",
-                    format!("{other:?} is no cgroup manager"),
-                )
-                .into());
-        }
-    }
     let path =
         |key: &str| Some(settings.path(section, key)).filter(|path| !path.as_os_str().is_empty());
     let paths = |key: &str| {
@@ -59,7 +44,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         monitor: programs::find("crioxide-monitor")?,
         pause: programs::find("pause").ok(),
         pause_image: pause_image(settings),
-        cgroup_parent: argument(matches, "cgroup-root").to_owned(),
+        keeper: keeper(settings, matches)?,
         default_capabilities: capabilities(settings)?,
         inheritable_capabilities: settings.bool(section, "add_inheritable_capabilities"),
         default_env: settings.list(section, "default_env").to_vec(),
@@ -97,6 +82,48 @@ fn statistics(settings: &Settings) -> Result<pods::statistics::Options> {
         metrics_period: both,
         selection,
     })
+}
+
+/// Who keeps the cgroups.
+fn keeper(settings: &Settings, matches: &ArgMatches) -> Result<Keeper> {
+    let section = "crio.runtime";
+    match settings.text(section, "cgroup_manager") {
+        "cgroupfs" => Ok(Keeper::Cgroupfs {
+            root: argument(matches, "cgroup-root").to_owned(),
+        }),
+        "systemd" => Ok(Keeper::Systemd {
+            systemd: Arc::default(),
+            monitors: monitors_slice(settings)?,
+        }),
+        other => {
+            let text = format!("{other:?} is no cgroup manager");
+            Err(settings.wrong(section, "cgroup_manager", text).into())
+        }
+    }
+}
+
+/// Slice of the monitors: that of the default handler. `pod` is none: a monitor must not end with the
+/// memory of its pod.
+fn monitors_slice(settings: &Settings) -> Result<systemd::Slice> {
+    let (section, key) = ("crio.runtime", "conmon_cgroup");
+    let default = default_runtime(settings);
+    let handler = settings.handlers().find(|handler| handler.name == default);
+    let of_handler = handler.map(|handler| handler.text("monitor_cgroup"));
+    let named = [settings.text(section, key).to_owned()]
+        .into_iter()
+        .chain(of_handler)
+        .find(|name| !name.is_empty())
+        .unwrap_or_default();
+    match named.as_str() {
+        "" => Ok("system.slice".parse()?),
+        "pod" => {
+            tracing::warn!("monitors are kept in system.slice, not in their pods' slices");
+            Ok("system.slice".parse()?)
+        }
+        slice => slice
+            .parse()
+            .map_err(|wrong| anyhow!("monitor_cgroup: {wrong}")),
+    }
 }
 
 /// The rooms below the pods.
@@ -289,6 +316,7 @@ fn one_handler(
         privileged_without_host_devices: handler.bool("privileged_without_host_devices"),
         monitor_cgroup: handler.text("monitor_cgroup"),
         no_pivot: settings.bool("crio.runtime", "no_pivot"),
+        systemd_cgroup: settings.text("crio.runtime", "cgroup_manager") == "systemd",
     })
 }
 

@@ -79,7 +79,10 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         log_path: from.log_path.clone(),
         user: user.clone(),
         stop_signal: stop_signal(request, &from.image)?,
-        cgroup: format!("{}/crio-{}", pod.made.cgroup_parent, from.id),
+        cgroup: node
+            .options
+            .keeper
+            .container(&pod.made.cgroup_parent, from.id.as_str()),
         terminal: request.tty,
         root: from.root.clone(),
         image_volumes: from.image_volumes.clone(),
@@ -115,7 +118,10 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         mounts: mounts::resolve(&mount_request)?,
         binds,
         namespaces: namespaces(node, pod, from.pid_namespace.clone()),
-        cgroups_path: made.cgroup.clone(),
+        cgroups_path: node
+            .options
+            .keeper
+            .for_runtime(&pod.made.cgroup_parent, from.id.as_str()),
         resources: spec::resources::resolve(
             &request.resources,
             node.host.controllers,

@@ -82,6 +82,9 @@ pub enum Error {
         /// What it said.
         text: String,
     },
+    /// systemd could not be reached or refused.
+    #[error(transparent)]
+    Systemd(#[from] systemd::Error),
     /// A helper program failed.
     #[error("{program}: {text}")]
     Helper {

@@ -18,7 +18,7 @@ use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::request::{PidMode, PodRequest};
 use crate::state::container::Init;
-use crate::{Error, PodId, namespaces};
+use crate::{Error, PodId, cgroups, namespaces};
 
 /// User of the process: nobody's.
 const USER: u32 = 65535;
@@ -140,7 +140,10 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
             uts: join(pins.uts),
             cgroup: Namespace::Host,
         },
-        cgroups_path: cgroup(&run.cgroup_parent, &run.id),
+        cgroups_path: node
+            .options
+            .keeper
+            .for_runtime(&run.cgroup_parent, run.id.as_str()),
         resources: oci::Resources::default(),
         devices: Vec::new(),
         device_rules: Vec::new(),
@@ -164,10 +167,6 @@ fn write(dir: &Path, spec: &oci::Spec) -> Result<(), Error> {
     let path = dir.join("config.json");
     // On tmpfs, read by the runtime at once: nothing is synced.
     sys::durable::replace_volatile(&path, &text, 0o600).map_err(Error::io("write", path))
-}
-
-fn cgroup(parent: &str, pod: &PodId) -> String {
-    format!("{parent}/crio-{pod}")
 }
 
 /// What the monitor needs to make the process, or to take it over.
@@ -206,14 +205,12 @@ pub(crate) async fn end(node: &Node, pod: &PodId, cgroup_parent: &str) -> Result
         monitor.delete(&id, true).await.ok();
         monitor.forget(&id).await.ok();
     }
-    let (cgroup, exit) = (
-        cgroup(cgroup_parent, pod),
-        node.options.exits_dir.join(pod.as_str()),
-    );
+    let keeper = &node.options.keeper;
+    cgroups::remove(node, keeper.container(cgroup_parent, pod.as_str())).await?;
+    let exit = node.options.exits_dir.join(pod.as_str());
     let root = node.dirs(pod.as_str()).await?;
     let root = root.map(|dirs| dirs.bundle.join(ROOT));
     let remove = move || {
-        monitors::remove_cgroup(&cgroup)?;
         if let Some(root) = root {
             while sys::mount::is_mount_point(&root).map_err(Error::io("stat", &root))? {
                 sys::mount::unmount_lazily(&root).map_err(Error::io("unmount", &root))?;

@@ -8,6 +8,7 @@
 //! an exit is on disk before it is seen; nothing is deleted because nobody asked again.
 
 mod bundle;
+pub mod cgroups;
 mod devices;
 mod error;
 mod events;
@@ -311,6 +312,12 @@ impl Pods {
     #[must_use]
     pub fn operations(&self) -> Vec<RunningOperation> {
         self.0.operations.list()
+    }
+
+    /// Who keeps the cgroups.
+    #[must_use]
+    pub fn keeper(&self) -> &cgroups::Keeper {
+        &self.0.options.keeper
     }
 
     /// The runtime handlers.

@@ -25,7 +25,7 @@ use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::records::Dirs;
 use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, PodId, exits, infra};
+use crate::{ContainerId, Error, PodId, cgroups, exits, infra};
 
 /// How long a monitor may take to be ready.
 const READY: Duration = Duration::from_secs(30);
@@ -168,11 +168,6 @@ pub(crate) fn dir(node: &Node, pod: &PodId) -> PathBuf {
     node.options.run_dir.join("monitors").join(pod.as_str())
 }
 
-/// Cgroup of a pod's monitor: never the daemon's, and never beneath the pod's memory limit.
-pub(crate) fn cgroup(node: &Node, pod: &PodId) -> String {
-    format!("{}/crio-conmon-{pod}", node.options.cgroup_parent)
-}
-
 /// The stage `monitor`.
 pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     let (monitor, events) = spawn(&run.node, &run.id).await?;
@@ -188,13 +183,21 @@ async fn spawn(node: &Node, pod: &PodId) -> Result<(Monitor, Events), Error> {
         pod: wire_id(pod.as_str())?,
         dir: dir(node, pod),
         exits_dir: node.options.exits_dir.clone(),
-        cgroup: Some(cgroup(node, pod)),
+        // systemd moves it: it makes no cgroup where others already are.
+        cgroup: (!node.options.keeper.is_systemd()).then(|| node.options.keeper.monitor(pod)),
         oom_score_adj: i32::try_from(node.host.oom_score(OOM_SCORE)).unwrap_or(0),
         timeout: READY,
     };
-    Monitor::spawn(options, &node.pools.helpers)
+    let (monitor, events) = Monitor::spawn(options, &node.pools.helpers)
         .await
-        .map_err(|error| Error::Monitor(chain(&error)))
+        .map_err(|error| Error::Monitor(chain(&error)))?;
+    let adopted = node.options.keeper.adopt_monitor(pod, monitor.pid()).await;
+    if let Err(error) = adopted {
+        // It would end with the daemon's service.
+        monitor.quit().await.ok();
+        return Err(error);
+    }
+    Ok((monitor, events))
 }
 
 /// Connects to the monitor of a pod that an earlier daemon started, or starts a successor, and
@@ -550,8 +553,8 @@ pub(crate) async fn end(node: &Node, pod: &PodId) -> Result<(), Error> {
         // One that has a container left is killed with its cgroup.
         monitor.quit().await.ok();
     }
-    let cgroup = cgroup(node, pod);
-    blocking(&node.pools.mounts, move || remove(&cgroup, &dir)).await
+    cgroups::remove(node, node.options.keeper.monitor(pod)).await?;
+    blocking(&node.pools.mounts, move || remove_dir(&dir)).await
 }
 
 /// Has the runtime forget all containers of a monitor, or waits until it has: what it is just doing
@@ -573,8 +576,7 @@ async fn delete_all(pod: &PodId, monitor: &Monitor) {
     }
 }
 
-fn remove(cgroup: &str, dir: &std::path::Path) -> Result<(), Error> {
-    remove_cgroup(cgroup)?;
+fn remove_dir(dir: &std::path::Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(dir) {
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(Error::io("remove", dir)),
@@ -602,12 +604,14 @@ pub(crate) fn remove_cgroup(path: &str) -> Result<(), Error> {
         .map_err(Error::io("remove cgroup", path))
 }
 
-/// Removes a cgroup that nothing is in any more; one that the kubelet made it removes itself.
-pub(crate) fn remove_empty_cgroup(path: &str) {
+/// Removes a cgroup that nothing is in any more; whether it was there and is gone.
+pub(crate) fn remove_empty_cgroup(path: &str) -> bool {
+    let mut removed = false;
     if let Ok(cgroup) = sys::cgroup::Cgroup::at(path) {
         for dir in cgroup.paths() {
             // Busy, or gone already: both are fine.
-            std::fs::remove_dir(dir).ok();
+            removed |= std::fs::remove_dir(dir).is_ok();
         }
     }
+    removed
 }

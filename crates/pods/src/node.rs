@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sys::pool::Pool;
 
+use crate::cgroups::Keeper;
 use crate::monitors::Live;
 use crate::operations::Operations;
 use crate::records::Dirs;
@@ -34,8 +35,8 @@ pub struct Options {
     /// The image whose command holds a pod's processes in place of the pause program, and the
     /// command (`pause_image`, `pause_command`), where somebody configured one.
     pub pause_image: Option<(String, String)>,
-    /// Parent of the cgroups of pods that name none.
-    pub cgroup_parent: String,
+    /// Who keeps the cgroups, and where.
+    pub keeper: Keeper,
     /// Names of capabilities that containers have by default.
     pub default_capabilities: Vec<String>,
     /// Whether capabilities are inheritable too.
@@ -204,27 +205,6 @@ impl Node {
                 "log directory {dir:?} is not absolute"
             )))
         }
-    }
-
-    /// Parent of the cgroups of a pod's containers.
-    pub(crate) fn cgroup_parent(&self, request: &PodRequest) -> Result<String, Error> {
-        let parent = &request.cgroup_parent;
-        if parent.is_empty() {
-            return Ok(self.options.cgroup_parent.clone());
-        }
-        let plain = parent.split('/').all(|part| part != ".." && part != ".");
-        if parent.ends_with(".slice") && !parent.contains('/') {
-            let text = format!(
-                "cgroup parent {parent:?} is a systemd slice, but the cgroup manager is cgroupfs"
-            );
-            return Err(Error::Invalid(text));
-        }
-        if !plain {
-            return Err(Error::Invalid(format!(
-                "cgroup parent {parent:?} is not a plain path"
-            )));
-        }
-        Ok(format!("/{}", parent.trim_matches('/')))
     }
 }
 

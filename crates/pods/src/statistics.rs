@@ -165,8 +165,8 @@ impl Statistics {
             .collect();
         let (usage, processes) = match own_cgroup(&pod) {
             Some(cgroup) => (
-                self.reader.usage(cgroup),
-                self.reader.processes(cgroup).len(),
+                self.reader.usage(&cgroup),
+                self.reader.processes(&cgroup).len(),
             ),
             None => (
                 containers
@@ -333,9 +333,9 @@ async fn networks(node: &Arc<Node>, list: &[(Arc<Pod>, Vec<Arc<Container>>)]) ->
 
 /// The cgroup that is the pod's alone: the kubelet makes one for each and names it. Pods that
 /// name none share a parent.
-fn own_cgroup(pod: &Pod) -> Option<&str> {
+fn own_cgroup(pod: &Pod) -> Option<String> {
     let named = !pod.request.cgroup_parent.is_empty();
-    named.then_some(pod.made.cgroup_parent.as_str())
+    named.then(|| crate::cgroups::of_pod(&pod.made.cgroup_parent))
 }
 
 fn alive(container: &Container) -> bool {

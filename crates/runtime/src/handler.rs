@@ -32,6 +32,8 @@ pub struct Config {
     pub monitor_cgroup: String,
     /// Whether `--no-pivot` is passed.
     pub no_pivot: bool,
+    /// Whether systemd keeps the cgroups.
+    pub systemd_cgroup: bool,
 }
 
 /// A handler that is there and can be used.
@@ -47,10 +49,14 @@ impl Handler {
     /// Arguments that stand before the runtime's sub-command.
     #[must_use]
     pub fn global_arguments(&self) -> Vec<String> {
-        match self.config.root.as_os_str().is_empty() {
-            true => Vec::new(),
-            false => vec!["--root".to_owned(), self.config.root.display().to_string()],
+        let mut arguments = Vec::new();
+        if !self.config.root.as_os_str().is_empty() {
+            arguments.extend(["--root".to_owned(), self.config.root.display().to_string()]);
         }
+        if self.config.systemd_cgroup {
+            arguments.push("--systemd-cgroup".to_owned());
+        }
+        arguments
     }
 
     /// Arguments of `create` beside the common ones.

@@ -28,7 +28,7 @@ pub fn left(node: &Node) -> Vec<String> {
     left.extend(
         cgroups(node)
             .into_iter()
-            .filter(|path| !path.ends_with(&node.name))
+            .filter(|path| !path.ends_with(node.cgroup().trim_start_matches('/')))
             .map(|path| format!("cgroup {}", path.display())),
     );
     for kind in ["netns", "ipcns", "utsns"] {
@@ -125,7 +125,7 @@ pub(crate) fn cgroups(node: &Node) -> Vec<PathBuf> {
     }
     let mut found = Vec::new();
     for hierarchy in sys::cgroup::hierarchies().unwrap_or_default() {
-        let dir = hierarchy.mount.join(&node.name);
+        let dir = hierarchy.mount.join(node.cgroup().trim_start_matches('/'));
         if dir.is_dir() {
             walk(&dir, &mut found);
         }

@@ -144,7 +144,8 @@ log_dir = "{dir}/logs"
 [crio.api]
 listen = "{socket}"
 [crio.runtime]
-cgroup_manager = "cgroupfs"
+cgroup_manager = "{manager}"
+conmon_cgroup = "{slice}"
 default_runtime = "{runtime}"
 container_exits_dir = "{run}/exits"
 enable_pod_events = {events}
@@ -161,6 +162,12 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             dir = self.dir.display(),
             run = self.run_dir.display(),
             socket = self.socket().display(),
+            manager = cgroup_manager(),
+            slice = if systemd() {
+                self.slice()
+            } else {
+                String::new()
+            },
             events = self.options.events,
             level = if self.options.log_level.is_empty() {
                 "debug"
@@ -367,7 +374,16 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
     /// Parent of its cgroups.
     #[must_use]
     pub fn cgroup(&self) -> String {
-        format!("/{}", self.name)
+        if systemd() {
+            format!("/crixt.slice/{}", self.slice())
+        } else {
+            format!("/{}", self.name)
+        }
+    }
+
+    /// Slice of its units, where systemd keeps the cgroups.
+    fn slice(&self) -> String {
+        format!("{}.slice", self.name)
     }
 
     /// The store.
@@ -409,7 +425,13 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn run_pod_config(&self, config: v1::PodSandboxConfig) -> Result<String> {
+    pub async fn run_pod_config(&self, mut config: v1::PodSandboxConfig) -> Result<String> {
+        if systemd() {
+            let linux = config.linux.get_or_insert_default();
+            if linux.cgroup_parent.is_empty() {
+                linux.cgroup_parent = self.slice();
+            }
+        }
         let request = v1::RunPodSandboxRequest {
             config: Some(config),
             runtime_handler: String::new(),
@@ -613,6 +635,17 @@ impl Drop for Node {
         }
         audit::clear(self);
     }
+}
+
+/// The cgroup manager that nodes have: `cgroupfs`, or what `CRIOXIDE_TEST_CGROUP_MANAGER` says.
+fn cgroup_manager() -> String {
+    std::env::var("CRIOXIDE_TEST_CGROUP_MANAGER").unwrap_or_else(|_| "cgroupfs".to_owned())
+}
+
+/// Whether nodes have their cgroups kept by systemd.
+#[must_use]
+pub fn systemd() -> bool {
+    cgroup_manager() == "systemd"
 }
 
 /// A program of ours: from `CRIOXIDE_BIN_DIR`, else from where the test itself was built to.

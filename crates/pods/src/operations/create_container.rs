@@ -17,7 +17,7 @@ use crate::records::{self, Dirs, NewRecord};
 use crate::request::PidMode;
 use crate::state::container::{Container, Init, Made, Phase};
 use crate::state::pod::Pod;
-use crate::{ContainerId, ContainerRequest, Error, exits, image_volumes};
+use crate::{ContainerId, ContainerRequest, Error, cgroups, exits, image_volumes};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "create-container";
@@ -479,8 +479,8 @@ fn undo_make<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
             monitor.delete(&id, true).await.ok();
             monitor.forget(&id).await.ok();
         }
-        let cgroup = format!("{}/crio-{id}", subject.cgroup_parent);
-        blocking(&node.pools.mounts, move || monitors::remove_cgroup(&cgroup)).await?;
+        let keeper = &node.options.keeper;
+        cgroups::remove(node, keeper.container(&subject.cgroup_parent, id.as_str())).await?;
         exits::forget(node, id).await
     })
 }

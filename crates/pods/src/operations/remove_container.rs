@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::stage::step;
 use super::{Key, Outcome, create_container, stop_container};
-use crate::node::{Node, blocking};
+use crate::node::Node;
 use crate::state::container::Container;
-use crate::{Error, exits, monitors};
+use crate::{Error, cgroups, exits, monitors};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "remove-container";
@@ -73,8 +73,7 @@ async fn forget(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
             .or_else(unknown_is_fine)
             .map_err(failed)?;
     }
-    let cgroup = container.made.cgroup.clone();
-    blocking(&node.pools.mounts, move || monitors::remove_cgroup(&cgroup)).await
+    cgroups::remove(node, container.made.cgroup.clone()).await
 }
 
 fn unknown_is_fine(error: monitor_client::Error) -> Result<(), monitor_client::Error> {

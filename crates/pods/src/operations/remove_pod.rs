@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 
 use super::stage::step;
 use super::{Key, Outcome, remove_container, stop_pod};
-use crate::node::{Node, blocking};
+use crate::node::Node;
 use crate::state::pod::Pod;
-use crate::{Error, monitors};
+use crate::{Error, cgroups};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "remove-pod-sandbox";
@@ -43,13 +43,7 @@ async fn remove(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
     step(OPERATION, "record", node.delete_record(pod.id.as_str())).await?;
     node.table.remove_pod(&pod.id);
     node.forget(&pod.id);
-    let parent = pod.made.cgroup_parent.clone();
-    if parent != node.options.cgroup_parent {
-        blocking(&node.pools.mounts, move || {
-            monitors::remove_empty_cgroup(&parent)
-        })
-        .await;
-    }
+    cgroups::remove_pod(node, &pod.made.cgroup_parent).await;
     tracing::info!(pod = pod.id.as_str(), "pod sandbox removed");
     Ok(())
 }

@@ -123,7 +123,7 @@ async fn work(
         hostname: hostname(&request, &id)?,
         log_directory: node.log_directory(&request)?,
         handler,
-        cgroup_parent: node.cgroup_parent(&request)?,
+        cgroup_parent: node.options.keeper.parent(&request.cgroup_parent)?,
         node: Arc::clone(&node),
         id: id.clone(),
         request: Arc::new(request),

@@ -198,7 +198,7 @@ async fn isolation_is_what_the_kernel_shows() -> Result<()> {
     let f = fixture::node().await?;
     let pod = f.node.run_pod("i").await?;
     let script = "grep -E 'CapInh|CapEff|Seccomp:|NoNewPrivs' /proc/self/status; ls -A /proc/scsi /sys/firmware | wc -l; \
-        touch /x 2>&1; ls /proc/self/fd | tr '\\n' ' '; cat /sys/fs/cgroup/memory/memory.limit_in_bytes";
+        touch /x 2>&1; ls /proc/self/fd | tr '\\n' ' '; cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null";
     let mut config = container("c", &f.image, &["sh", "-c", script]);
     let linux = config.linux.as_mut().unwrap();
     linux.resources = Some(v1::LinuxContainerResources {

@@ -250,14 +250,17 @@ async fn the_runtime_tells_what_it_is_and_what_is_not_built() -> Result<()> {
             .iter()
             .all(|condition| condition.status)
     );
-    assert!(status.info["config"].contains("cgroupfs"));
     let config = runtime
         .runtime_config(v1::RuntimeConfigRequest {})
         .await?
         .into_inner();
     assert_eq!(
         config.linux.unwrap().cgroup_driver,
-        v1::CgroupDriver::Cgroupfs as i32
+        if testkit::node::systemd() {
+            v1::CgroupDriver::Systemd as i32
+        } else {
+            v1::CgroupDriver::Cgroupfs as i32
+        }
     );
     let missing = runtime
         .checkpoint_pod(v1::CheckpointPodRequest::default())

@@ -133,7 +133,11 @@ async fn a_pods_own_cgroup_is_what_is_told() -> Result<()> {
     let f = fixture::node().await?;
     let mut config = pod("own", &f.node.logs());
     let linux = config.linux.as_mut().unwrap();
-    linux.cgroup_parent = format!("{}/podown", f.node.cgroup());
+    linux.cgroup_parent = if testkit::node::systemd() {
+        format!("{}-podown.slice", f.node.name)
+    } else {
+        format!("{}/podown", f.node.cgroup())
+    };
     let sandbox = f.node.run_pod_config(config).await?;
     let script = ["sh", "-c", "sleep 1000 & sleep 1000 & wait"];
     f.node

@@ -31,7 +31,12 @@ async fn resources(node: &Node, id: &str) -> Result<v1::LinuxContainerResources>
 
 /// A file of a container's cgroup, named for version 1 and 2.
 fn file(node: &Node, id: &str, controller: &str, v1: &str, v2: &str) -> Result<String> {
-    let cgroup = Cgroup::at(&format!("{}/crio-{id}", node.cgroup()))?;
+    let ending = if testkit::node::systemd() {
+        ".scope"
+    } else {
+        ""
+    };
+    let cgroup = Cgroup::at(&format!("{}/crio-{id}{ending}", node.cgroup()))?;
     let path = match cgroup.v1(controller) {
         Some(dir) => dir.join(v1),
         None => cgroup.v2().context("a cgroup")?.join(v2),
