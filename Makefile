@@ -5,7 +5,7 @@
 # make kubelet-smoke KUBELET=…  runs a static pod by an unmodified kubelet 1.36
 # demo and test install what they need on Debian 12 and 13, and say so first.
 
-.PHONY: all demo test test-faults critest critest-all kubelet-smoke check unit integration setup release
+.PHONY: all demo test test-faults critest critest-all kubelet-smoke check unit integration test-node setup release
 
 all: setup
 	@scripts/build >/dev/null
@@ -48,3 +48,8 @@ critest-all: setup
 # An unmodified kubelet is not ours either: KUBELET names it, or it is in PATH.
 kubelet-smoke: setup
 	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin $$bin/crioctl kubelet-smoke --kubelet "$${KUBELET:-$$(command -v kubelet)}"
+
+# The tests of the whole on cgroup v2 alone, with the systemd cgroup manager and with cgroupfs, in a
+# guest: NODE_KVM=1 where KVM works, else it takes many times as long.
+test-node: setup
+	@scripts/test-node $(TESTS)
