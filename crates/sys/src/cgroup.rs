@@ -127,14 +127,18 @@ impl Cgroup {
         Ok(Self { dirs })
     }
 
-    /// Keeps only the hierarchies where the cgroup's own name contains `name`: so that what is
-    /// done to "the container's cgroup" never hits one that it merely shares.
+    /// Keeps only the hierarchies where the cgroup, or one that it is beneath, has `name` in its own
+    /// name, and becomes that one: so that what is done to "the container's cgroup" never hits one
+    /// that it merely shares. (crun puts the init into a `container` beneath a scope of systemd's.)
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
-        self.dirs.retain(|dir| {
-            dir.path
-                .file_name()
-                .is_some_and(|own| own.to_string_lossy().contains(name))
+        let has_name = |path: &&Path| {
+            let own = path.file_name();
+            own.is_some_and(|own| own.to_string_lossy().contains(name))
+        };
+        self.dirs.retain_mut(|dir| {
+            let named = dir.path.ancestors().find(has_name).map(Path::to_owned);
+            named.map(|path| dir.path = path).is_some()
         });
         self
     }

@@ -77,3 +77,21 @@ fn what_is_shared_is_not_taken_for_ones_own() {
     );
     Cgroup::at("/crioxide-not-there").unwrap().remove().unwrap();
 }
+
+#[test]
+fn a_named_cgroup_is_the_one_that_has_the_name() {
+    for (path, named) in [
+        ("/x/crio-abc.scope", Some("/x/crio-abc.scope")),
+        ("/x/crio-abc.scope/container", Some("/x/crio-abc.scope")),
+        ("/x/shared", None),
+    ] {
+        let cgroup = Cgroup {
+            dirs: vec![Dir {
+                path: path.into(),
+                controllers: Vec::new(),
+            }],
+        };
+        let found = cgroup.named("abc");
+        assert_eq!(found.paths().next(), named.map(Path::new), "{path}");
+    }
+}
