@@ -11,6 +11,7 @@ pub mod image_maker;
 pub mod kubelet;
 pub mod node;
 pub mod polls;
+pub mod power_cut;
 pub mod progress;
 pub mod registry;
 pub mod requests;

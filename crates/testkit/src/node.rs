@@ -67,6 +67,15 @@ impl Node {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
+        Self::start_as(&random, options).await
+    }
+
+    /// Starts one with a name of the caller's, six hexadecimal digits, on what may be left of an
+    /// earlier one.
+    ///
+    /// # Errors
+    /// See [`Node::start`].
+    pub async fn start_as(random: &str, options: Options) -> Result<Self> {
         let name = format!("crixt-{random}");
         let base = std::env::var_os("CRIOXIDE_TEST_DIR")
             .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
@@ -78,7 +87,7 @@ impl Node {
             daemon: None,
             client: None,
         };
-        node.configure(&random)?;
+        node.configure(random)?;
         node.start_daemon().await?;
         Ok(node)
     }

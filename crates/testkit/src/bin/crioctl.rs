@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::client::Client;
-use testkit::{bench, critest, demo, kubelet, polls, progress, soak};
+use testkit::{bench, critest, demo, kubelet, polls, power_cut, progress, soak};
 
 use crioxide_testkit as testkit;
 
@@ -95,6 +95,12 @@ enum Command {
         /// Polls of each kind.
         #[arg(long, default_value_t = 100)]
         rounds: u32,
+    },
+    /// Leaves a node as it is when the power is cut, or looks at what is left (scripts/power-cut).
+    PowerCut {
+        /// The second half.
+        #[arg(long)]
+        after: bool,
     },
     /// Runs many commands in a container, and says what is left of them.
     Execs {
@@ -180,6 +186,8 @@ async fn run(arguments: Arguments) -> Result<()> {
             exited,
             rounds,
         } => Box::pin(polls::run(pods, exited, rounds)).await?,
+        Command::PowerCut { after: false } => Box::pin(power_cut::before()).await?,
+        Command::PowerCut { after: true } => Box::pin(power_cut::after()).await?,
         Command::Execs { in_turn, at_once } => Box::pin(soak::execs(in_turn, at_once)).await?,
         Command::Soak {
             one_by_one,
