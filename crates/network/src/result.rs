@@ -164,7 +164,11 @@ fn by_family(new: &Map<String, Value>) -> Map<String, Value> {
                 .unwrap_or_default()
                 .to_owned()
         };
-        let Some(ip) = array("ips").find(|ip| text(ip, "address").contains(':') == is_v6) else {
+        let fits = |ip: &&Value| {
+            let address = text(ip, "address");
+            !address.is_empty() && address.contains(':') == is_v6
+        };
+        let Some(ip) = array("ips").find(fits) else {
             continue;
         };
         let mut config = Map::from_iter([("ip".to_owned(), json!(text(ip, "address")))]);
@@ -253,6 +257,8 @@ mod tests {
         let middle = modern.converted(Version::PREV_RESULT_ON_DEL);
         assert_eq!(middle.object["ips"][0]["version"], "4");
         assert_eq!(middle.upgraded(), modern);
+        let without = parse(&json!({"cniVersion": "1.0.0", "ips": [{"gateway": "10.1.0.1"}]}));
+        assert!(without.converted(Version::OLDEST).is_empty());
     }
 
     #[test]
