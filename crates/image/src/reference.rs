@@ -193,6 +193,9 @@ impl FromStr for ImageName {
         } else {
             path.to_owned()
         };
+        if host.len() + 1 + path.len() > limits::REPOSITORY_BYTES {
+            return Err(bad("repository name too long"));
+        }
         let bare = Reference {
             host: host.to_owned(),
             path,
@@ -376,6 +379,16 @@ mod tests {
             short.at("docker.io/library/busybox").unwrap().to_string(),
             "docker.io/library/busybox:1"
         );
+    }
+
+    #[test]
+    fn a_name_that_grows_too_long_is_refused() {
+        for (length, good) in [(237, true), (238, false)] {
+            let text = format!("docker.io/{}", "a".repeat(length));
+            let parsed = text.parse::<Reference>();
+            assert_eq!(parsed.is_ok(), good, "{length}");
+            assert!(parsed.is_ok_and(|it| it.stored_name().parse::<Reference>().is_ok()) == good);
+        }
     }
 
     #[test]
