@@ -6,6 +6,10 @@ pub const ID_BYTES: usize = 255;
 pub const LOWERS: usize = 500;
 /// Bytes of one PAX header, long name or long link name (as Go's archive/tar, which peers use).
 pub const EXTENDED_HEADER_BYTES: u64 = 1 << 20;
+/// Bytes in front of one entry's data: padding, extended headers, the header and a sparse file's
+/// map, which are held until the entry is known (ours: an extended header of each kind and a map at
+/// their largest fit; a stream of nothing but extended headers would grow without an end).
+pub const HEADER_BYTES: usize = 8 << 20;
 /// Data segments of one sparse file (ours: 1 MiB of map).
 pub const SPARSE_SEGMENTS: usize = 1 << 16;
 /// Bytes of a path in a layer (the kernel's `PATH_MAX`, with the NUL).

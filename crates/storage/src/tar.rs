@@ -200,6 +200,9 @@ impl<R: Read> Stream<R> {
             self.source.consume(take);
             have += take;
         }
+        if self.raw.len() + BLOCK > limits::HEADER_BYTES {
+            return Err(too_large());
+        }
         self.raw.extend_from_slice(&block);
         Ok(Some(block))
     }
@@ -212,6 +215,9 @@ impl<R: Read> Stream<R> {
                 return Err(bad(&self.name, "the archive ends too early"));
             }
             let take = piece.len().min(length);
+            if self.raw.len() + take > limits::HEADER_BYTES {
+                return Err(too_large());
+            }
             self.raw.extend_from_slice(&piece[..take]);
             self.source.consume(take);
             length -= take;
@@ -436,6 +442,13 @@ fn bad(name: &[u8], reason: &str) -> Error {
     Error::Archive {
         entry: String::from_utf8_lossy(name).into_owned(),
         reason: reason.to_owned(),
+    }
+}
+
+fn too_large() -> Error {
+    Error::TooLarge {
+        what: "bytes in front of one entry",
+        limit: limits::HEADER_BYTES as u64,
     }
 }
 

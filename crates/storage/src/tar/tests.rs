@@ -83,3 +83,34 @@ fn long_names_go_to_the_next_entry_only() {
         .collect();
     assert_eq!(names, [long, b"next".to_vec()]);
 }
+
+#[test]
+fn extended_headers_without_an_entry_have_an_end() {
+    let one = limits::EXTENDED_HEADER_BYTES.try_into().unwrap();
+    for (flag, count, held) in [(b'L', 7, true), (b'L', 8, false), (b'K', 8, false)] {
+        let mut tar = Vec::new();
+        for _ in 0..count {
+            tar.extend(block(b"././@LongLink", one, flag));
+            tar.resize(tar.len() + one, b'a');
+        }
+        tar.extend(block(b"a", 0, b'0'));
+        let read = read(&tar);
+        let too_large = matches!(read, Err(Error::TooLarge { .. }));
+        assert_eq!(
+            (read.is_ok(), too_large),
+            (held, !held),
+            "{count} of {flag}"
+        );
+    }
+    // Blocks of more map entries, all empty.
+    let mut more = [0; BLOCK];
+    more[504] = 1;
+    let mut sparse = block(b"a", 0, b'S');
+    sparse[482] = 1;
+    sparse[148..156].fill(b' ');
+    let sum: u32 = sparse.iter().map(|byte| u32::from(*byte)).sum();
+    sparse[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    let tar = [sparse.to_vec(), more.repeat(limits::HEADER_BYTES / BLOCK)].concat();
+    let mut stream = Stream::new(Source::new(&tar[..], 1 << 30), 1 << 30);
+    assert!(matches!(stream.next(), Err(Error::TooLarge { .. })));
+}
