@@ -1,6 +1,6 @@
 //! Credentials: from a request, or from the files that podman and docker write.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -77,7 +77,7 @@ impl Credentials {
         }
     }
 
-    fn from_auth(auth: &str) -> Result<Self, BadAuth> {
+    pub(crate) fn from_auth(auth: &str) -> Result<Self, BadAuth> {
         let auth = auth.trim_end_matches(['=', '\n', '\0']);
         let bytes = STANDARD_NO_PAD.decode(auth).map_err(|_| BadAuth)?;
         let text = String::from_utf8(bytes).map_err(|_| BadAuth)?;
@@ -100,7 +100,7 @@ impl Credentials {
 #[derive(Deserialize, Default)]
 struct File {
     #[serde(default)]
-    auths: HashMap<String, Entry>,
+    auths: BTreeMap<String, Entry>,
 }
 
 #[derive(Deserialize, Default)]
@@ -130,17 +130,23 @@ pub(crate) fn look_up(file: &Path, repository: &str) -> Result<Option<Credential
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    let File { auths } = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    find(&bytes, repository).map_err(bad)
+}
+
+/// The same in a file's content.
+pub(crate) fn find(bytes: &[u8], repository: &str) -> Result<Option<Credentials>, String> {
+    let File { auths } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let best = auths
         .iter()
-        .map(|(key, entry)| (normalised(key), entry))
-        .filter(|(key, _)| {
+        .map(|(written, entry)| (normalised(written), written, entry))
+        .filter(|(key, ..)| {
             repository
                 .strip_prefix(key.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
-        .max_by_key(|(key, _)| key.len());
-    let Some((key, entry)) = best else {
+        // Of keys that mean the same, the one that needs no normalising.
+        .max_by_key(|(key, written, _)| (key.len(), key == *written));
+    let Some((key, _, entry)) = best else {
         return Ok(None);
     };
     Credentials::from_request(
@@ -150,7 +156,7 @@ pub(crate) fn look_up(file: &Path, repository: &str) -> Result<Option<Credential
         &entry.identitytoken,
         &entry.registrytoken,
     )
-    .map_err(|error| bad(format!("{key}: {error}")))
+    .map_err(|error| format!("{key}: {error}"))
 }
 
 /// Docker's keys may be URLs, with the version of the protocol.
@@ -190,6 +196,8 @@ mod tests {
             "h.io/team": auth("team:3:with:colons"),
             "h.io/team/app": auth("app:4"),
             "h.io:5000": {"auth": "", "identitytoken": "secret"},
+            "https://twice.io/v1/": auth("docker:5"),
+            "twice.io": auth("podman:6"),
         }, "credHelpers": {}});
         std::fs::write(&path, file.to_string()).unwrap();
         for (repository, user) in [
@@ -200,6 +208,7 @@ mod tests {
             ("h.io/team/app", Some("app")),
             ("h.io.evil.com/a", None),
             ("h.io:5000/a", Some("")),
+            ("twice.io/a", Some("podman")),
         ] {
             let found = look_up(&path, repository).unwrap();
             let name = found.as_ref().map(|found| match found {
