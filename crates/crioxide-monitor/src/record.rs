@@ -1,5 +1,4 @@
-//! Exit records: a file per container, its first line the exit code, as conmon writes it; the
-//! other lines are ours, `name=value`.
+//! Exit records' files. Their text is [`Exit::to_record`]'s.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,18 +10,16 @@ use rustix::fs::{Mode, OFlags};
 
 /// Stack of the thread that syncs a record.
 const STACK: usize = 64 * 1024;
-/// The largest record that is read.
-const RECORD_BYTES: usize = 8192;
 
 /// Writes the record of `exit` into the directory for records (a tmpfs: nothing to sync).
 pub(crate) fn write(exits_dir: &Path, exit: &Exit) -> io::Result<()> {
-    replace(&exits_dir.join(exit.id.as_str()), &text(exit), false)
+    replace(&exits_dir.join(exit.id.as_str()), &exit.to_record(), false)
 }
 
 /// Writes and syncs a copy into a container's persistent directory, on a thread of its own: a
 /// hung disk must not stop reaping.
 pub(crate) fn write_persistent(persist_dir: PathBuf, exit: &Exit) {
-    let text = text(exit);
+    let text = exit.to_record();
     let work = move || {
         // Nobody to tell: the record on tmpfs is there, this one is for a reboot before the
         // daemon is back.
@@ -38,56 +35,10 @@ pub(crate) fn write_persistent(persist_dir: PathBuf, exit: &Exit) {
 /// Reads the record of a container, if there is one.
 pub(crate) fn read(exits_dir: &Path, id: &Id) -> io::Result<Option<Exit>> {
     match fs::read(exits_dir.join(id.as_str())) {
-        Ok(bytes) => Ok(parse(
-            bytes
-                .get(..bytes.len().min(RECORD_BYTES))
-                .unwrap_or_default(),
-            id,
-        )),
+        Ok(bytes) => Ok(Exit::from_record(id, &bytes)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(err),
     }
-}
-
-fn text(exit: &Exit) -> String {
-    let Exit {
-        pid,
-        code,
-        signal,
-        oom_killed,
-        finished_ns,
-        reason,
-        ..
-    } = exit;
-    let reason = reason.replace('\n', " ");
-    format!(
-        "{code}\nsignal={signal}\noom={oom_killed}\nfinished_ns={finished_ns}\npid={pid}\nreason={reason}\n"
-    )
-}
-
-fn parse(bytes: &[u8], id: &Id) -> Option<Exit> {
-    let text = String::from_utf8_lossy(bytes);
-    let mut lines = text.lines();
-    let mut exit = Exit {
-        id: id.clone(),
-        pid: 0,
-        code: lines.next()?.trim().parse().ok()?,
-        signal: 0,
-        oom_killed: false,
-        finished_ns: 0,
-        reason: String::new(),
-    };
-    for (name, value) in lines.filter_map(|line| line.split_once('=')) {
-        match name {
-            "signal" => exit.signal = value.parse().unwrap_or(0),
-            "oom" => exit.oom_killed = value == "true",
-            "finished_ns" => exit.finished_ns = value.parse().unwrap_or(0),
-            "pid" => exit.pid = value.parse().unwrap_or(0),
-            "reason" => value.clone_into(&mut exit.reason),
-            _ => {}
-        }
-    }
-    Some(exit)
 }
 
 /// Replaces a file at once; readers see the old one or the new one.

@@ -18,6 +18,7 @@ mod codec;
 mod id;
 pub mod limits;
 mod message;
+mod record;
 
 pub use codec::DecodeError;
 pub use id::{BadId, Id};

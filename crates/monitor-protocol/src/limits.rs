@@ -10,3 +10,5 @@ pub const LIST_ITEMS: usize = 512;
 pub const ID_BYTES: usize = 128;
 /// Descriptors beside one message.
 pub const DESCRIPTORS: usize = 4;
+/// Bytes of an exit record that are looked at (ours).
+pub const RECORD_BYTES: usize = 8192;
