@@ -61,7 +61,7 @@ impl File {
         Self::parse(path, &text)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, Error> {
         let document = DeTable::parse(text).map_err(|wrong| Error::Syntax {
             at: Origin::File(
                 path.to_owned(),

@@ -7,6 +7,9 @@
 
 mod command_line;
 mod file;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod row;
 mod rows;
 mod settings;

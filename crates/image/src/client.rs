@@ -26,6 +26,8 @@ mod session;
 mod token;
 mod transport;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use challenge::fuzzed as challenges;
 pub(crate) use session::Session;
 use transport::Transport;
 

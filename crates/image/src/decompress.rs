@@ -14,8 +14,11 @@ const GZIP_WINDOW: u8 = 15 + 16;
 
 /// How a blob is compressed, by its first bytes. Compression that is not read is an error.
 pub(crate) fn detect(blob: &mut PieceReader) -> io::Result<Compression> {
+    by_magic(blob.peek(6)?)
+}
+
+pub(crate) fn by_magic(head: &[u8]) -> io::Result<Compression> {
     const UNREAD: [(&[u8], &str); 2] = [(b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz")];
-    let head = blob.peek(6)?;
     if let Some((_, name)) = UNREAD.iter().find(|(magic, _)| head.starts_with(magic)) {
         return Err(invalid(format!("{name} compression is not supported")));
     }
@@ -30,7 +33,7 @@ pub(crate) fn detect(blob: &mut PieceReader) -> io::Result<Compression> {
 /// the last member is an error.
 pub(crate) fn reader<'a>(
     compression: Compression,
-    blob: &'a mut PieceReader,
+    blob: impl BufRead + 'a,
 ) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match compression {
         Compression::Gzip => Box::new(GzipReader::new(blob)),

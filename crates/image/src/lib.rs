@@ -14,6 +14,9 @@ mod client;
 mod credentials;
 mod decompress;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod images;
 mod inflight;

@@ -77,10 +77,15 @@ impl Registries {
         let Some(bytes) = read_bounded(path).map_err(|error| bad(error.to_string()))? else {
             return Ok(());
         };
-        let text = std::str::from_utf8(&bytes).map_err(|error| bad(error.to_string()))?;
-        let raw = RawFile::parse(text).map_err(bad)?;
+        self.add_content(path, &bytes).map_err(bad)
+    }
+
+    /// Adds what the file at `path` holds.
+    pub(crate) fn add_content(&mut self, path: &Path, bytes: &[u8]) -> Result<(), String> {
+        let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+        let raw = RawFile::parse(text)?;
         for registry in raw.registry {
-            let registry = Registry::new(registry, path).map_err(bad)?;
+            let registry = Registry::new(registry, path)?;
             self.registries
                 .retain(|known| known.prefix != registry.prefix);
             self.registries.push(registry);
@@ -93,7 +98,7 @@ impl Registries {
                 "" | "enforcing" => true,
                 // There is nobody to ask, so permissive is the same as disabled.
                 "permissive" | "disabled" => false,
-                other => return Err(bad(format!("invalid short-name-mode {other:?}"))),
+                other => return Err(format!("invalid short-name-mode {other:?}")),
             };
         }
         for (name, repository) in raw.aliases {

@@ -15,6 +15,9 @@ mod bandwidth;
 mod cache;
 mod config;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host_ports;
 pub mod limits;
 mod loopback;

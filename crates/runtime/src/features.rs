@@ -63,7 +63,7 @@ impl Features {
         Self::parse(text.as_deref().unwrap_or_default())
     }
 
-    fn parse(text: &[u8]) -> Self {
+    pub(crate) fn parse(text: &[u8]) -> Self {
         let document: Document = serde_json::from_slice(text).unwrap_or_default();
         let theirs = version(&document.oci_version_max);
         let both = theirs

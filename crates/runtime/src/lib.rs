@@ -2,6 +2,9 @@
 //! do. The runtimes themselves are started by the pod's monitor; what a handler says here is how.
 
 mod features;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 
 pub use features::Features;

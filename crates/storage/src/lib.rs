@@ -22,6 +22,9 @@ mod containers;
 mod digest;
 mod driver;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gzip;
 mod ids;
 mod images;

@@ -18,6 +18,8 @@ mod sparse;
 use std::io::Read;
 
 use self::header::{BLOCK, BadHeader, Header};
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::number::parse as number;
 pub(crate) use self::source::Source;
 pub(crate) use self::sparse::Map;
 use crate::{Error, limits};

@@ -18,25 +18,27 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::assemble::assemble;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::assemble::lines;
 pub(crate) use self::crc64::Crc64;
 pub(crate) use self::fix::{Fix, fix};
 use crate::gzip::GzipWriter;
 
 /// One line.
 #[derive(Debug, Deserialize, Serialize)]
-struct Line {
+pub(crate) struct Line {
     #[serde(rename = "type")]
-    kind: u8,
+    pub(crate) kind: u8,
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    name: String,
+    pub(crate) name: String,
     /// Base64 of a name that is not UTF-8.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    name_raw: String,
+    pub(crate) name_raw: String,
     #[serde(default, skip_serializing_if = "is_zero")]
-    size: u64,
+    pub(crate) size: u64,
     /// Base64: a segment's bytes, a file's checksum.
-    payload: Option<String>,
-    position: u64,
+    pub(crate) payload: Option<String>,
+    pub(crate) position: u64,
 }
 
 #[allow(

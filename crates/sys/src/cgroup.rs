@@ -20,6 +20,10 @@ use crate::spawn::EnterCgroup;
 
 mod proc;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use proc::fuzzed;
+
 /// Rounds of killing: a cgroup whose processes fork while they are killed needs some.
 const KILL_ROUNDS: usize = 64;
 

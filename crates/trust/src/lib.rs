@@ -7,6 +7,9 @@
 //! Source of the format: `containers-policy.json(5)`.
 
 mod file;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod policy;
 mod scope;
 

@@ -72,7 +72,15 @@ impl Policy {
         if length as u64 > POLICY_BYTES {
             return Err(invalid(format!("larger than {POLICY_BYTES} bytes")));
         }
-        let content = Content::parse(&bytes).map_err(invalid)?;
+        Self::parse(path, &bytes)
+    }
+
+    /// Reads a policy file's content.
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let content = Content::parse(bytes).map_err(|reason| Error::Invalid {
+            path: path.to_owned(),
+            reason,
+        })?;
         Ok(Self {
             path: path.to_owned(),
             content,

@@ -80,6 +80,21 @@ fn parameter(text: &str) -> (String, &str) {
     (value, "")
 }
 
+/// What the fuzz target does: whatever a registry writes, no more is read than is there.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzed(text: &str) {
+    let mut read = 0;
+    for (scheme, parameters) in parse(text) {
+        assert!(text.contains(&scheme) && !scheme.is_empty());
+        read += scheme.len();
+        for (name, value) in parameters {
+            assert!(text.contains(&name) && !name.is_empty());
+            read += name.len() + value.len();
+        }
+    }
+    assert!(read <= text.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -73,7 +73,7 @@ fn copy(
 }
 
 /// The lines of a gzipped tar-split.
-pub(super) fn lines(tar_split: impl Read) -> impl Iterator<Item = io::Result<Line>> {
+pub(crate) fn lines(tar_split: impl Read) -> impl Iterator<Item = io::Result<Line>> {
     let mut reader = BufReader::with_capacity(256 << 10, GzipReader::new(tar_split));
     let mut line = Vec::new();
     std::iter::from_fn(move || {
@@ -87,7 +87,7 @@ pub(super) fn lines(tar_split: impl Read) -> impl Iterator<Item = io::Result<Lin
 }
 
 impl Line {
-    pub(super) fn name(&self) -> io::Result<Vec<u8>> {
+    pub(crate) fn name(&self) -> io::Result<Vec<u8>> {
         if self.name_raw.is_empty() {
             Ok(self.name.clone().into_bytes())
         } else {

@@ -89,6 +89,33 @@ fn unescape(text: &str) -> String {
         .replace("\\134", "\\")
 }
 
+/// What the fuzz target does with the kernel's texts: whatever they say, a hierarchy is told once,
+/// controllers are sorted, and a field is the first number of its name.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn fuzzed(text: &str) {
+    let found = parse_mountinfo(text);
+    assert!(found.len() <= text.lines().count());
+    for (at, hierarchy) in found.iter().enumerate() {
+        assert!(hierarchy.controllers.is_sorted());
+        let others = found.iter().skip(at + 1);
+        assert!(
+            others
+                .into_iter()
+                .all(|other| other.controllers != hierarchy.controllers)
+        );
+    }
+    for (controllers, path) in parse_cgroup(text) {
+        assert!(controllers.is_sorted() && controllers.iter().all(|name| !name.is_empty()));
+        assert!(text.contains(path));
+    }
+    let slow = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("oom_kill "));
+    let slow = slow.filter_map(|value| value.trim().parse().ok()).next();
+    assert_eq!(field(text, "oom_kill"), slow);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,52 @@
+//! What is fuzzed: for each decoder of bytes from outside a function that takes any bytes and fails
+//! where the decoder breaks a promise.
+//!
+//! `fuzz/` has a libFuzzer target per row of [`TARGETS`]; the test of this crate feeds every row its
+//! seeds (`fuzz/seeds`) and mutations of them, with any compiler. Decoders that their crates keep to
+//! themselves are reached by those crates' `fuzzing` modules, which no release has.
+
+mod accounts;
+mod kernel;
+mod monitor;
+mod seccomp;
+mod streams;
+
+/// Takes any bytes; panics where a decoder breaks a promise.
+pub type Target = fn(&[u8]);
+
+/// Name and function of every target; `fuzz/seeds/<name>` has its seeds.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("accounts", accounts::accounts),
+    ("cni_config", network::fuzzing::config),
+    ("cni_result", network::fuzzing::result),
+    ("config_file", config::fuzzing::file),
+    ("credentials", image::fuzzing::credentials),
+    ("entry_path", storage::fuzzing::entry_path),
+    ("exit_record", monitor::exit_record),
+    ("features", runtime::fuzzing::features),
+    ("image_config", image::fuzzing::config),
+    ("inflate", image::fuzzing::inflate),
+    ("kernel_text", kernel::kernel_text),
+    ("manifest", image::fuzzing::manifest),
+    ("monitor_message", monitor::message),
+    ("policy", trust::fuzzing::policy),
+    ("reference", image::fuzzing::reference),
+    ("registries", image::fuzzing::registries),
+    ("seccomp", seccomp::profile),
+    ("spdy_frame", streams::spdy_frame),
+    ("spdy_headers", streams::spdy_headers),
+    ("storage_table", storage::fuzzing::tables),
+    ("tar", storage::fuzzing::tar),
+    ("tar_split", storage::fuzzing::tar_split),
+    ("websocket_message", streams::websocket_message),
+];
+
+/// Runs the target `name` on `bytes`.
+///
+/// # Panics
+/// The decoder breaks a promise, or there is no such target.
+pub fn run(name: &str, bytes: &[u8]) {
+    let found = TARGETS.iter().find(|(known, _)| *known == name);
+    let (_, target) = found.expect("a target of the table");
+    target(bytes);
+}

@@ -1,0 +1,237 @@
+//! What the fuzz targets do with this crate's decoders: each function takes any bytes and fails
+//! where a decoder breaks a promise.
+
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::client::challenges;
+use crate::credentials::{Credentials, find};
+use crate::decompress;
+use crate::image::OciConfig;
+use crate::limits;
+use crate::manifest::{Descriptor, Document, OCI_INDEX, OCI_MANIFEST};
+use crate::reference::{ImageName, Reference};
+use crate::registries::Registries;
+
+/// Manifests and indexes: bounded, never both at once, and the same when they are written again.
+pub fn manifest(bytes: &[u8]) {
+    let written = match Document::parse(bytes) {
+        Err(_) => return,
+        Ok(Document::Image(image)) => {
+            assert!(image.layers.len() <= limits::LAYERS);
+            assert!(image.config.size <= limits::CONFIG_BYTES as u64);
+            assert!(
+                image
+                    .layers
+                    .iter()
+                    .all(|layer| layer.size <= limits::BLOB_BYTES)
+            );
+            let layers: Vec<_> = image.layers.iter().map(descriptor).collect();
+            json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": layers,
+                "config": descriptor(&image.config), "annotations": image.annotations})
+        }
+        Ok(Document::Index(entries)) => {
+            assert!(entries.len() <= limits::INDEX_ENTRIES);
+            let entries: Vec<_> = entries
+                .iter()
+                .map(|one| descriptor(&one.descriptor))
+                .collect();
+            json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+        }
+    };
+    let again = Document::parse(written.to_string().as_bytes()).expect("our own document");
+    // A slow reader finds the same in the bytes as they came; it also reads what we pass over, and
+    // doesn't take all of that.
+    let Ok(raw) = serde_json::from_slice::<Value>(bytes) else {
+        return;
+    };
+    let digests = |list: &Value| -> Vec<String> {
+        let list = list.as_array().into_iter().flatten();
+        list.map(|one| one["digest"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    match again {
+        Document::Image(image) => {
+            assert!(raw["manifests"].is_null(), "image and index at once");
+            let found: Vec<_> = image
+                .layers
+                .iter()
+                .map(|one| one.digest.to_string())
+                .collect();
+            assert_eq!(found, digests(&raw["layers"]));
+            assert_eq!(raw["config"]["digest"], json!(image.config.digest.as_str()));
+        }
+        Document::Index(entries) => {
+            assert!(
+                raw["layers"].is_null() && raw["config"].is_null(),
+                "image and index at once"
+            );
+            let found = entries.iter().map(|one| one.descriptor.digest.to_string());
+            assert_eq!(found.collect::<Vec<_>>(), digests(&raw["manifests"]));
+        }
+    }
+}
+
+fn descriptor(of: &Descriptor) -> Value {
+    json!({"mediaType": of.media_type, "digest": of.digest.as_str(), "size": of.size})
+}
+
+/// Images' configurations: the same when they are written again.
+pub fn config(bytes: &[u8]) {
+    let Ok(config) = OciConfig::parse(bytes) else {
+        return;
+    };
+    let _user = (config.parsed_user(), config.created_nanoseconds());
+    let volumes: serde_json::Map<_, _> = config
+        .volumes
+        .iter()
+        .map(|volume| (volume.clone(), json!({})))
+        .collect();
+    let diff_ids: Vec<_> = config.diff_ids.iter().map(|id| id.as_str()).collect();
+    let written = json!({"created": config.created, "os": config.os,
+        "architecture": config.architecture, "rootfs": {"diff_ids": diff_ids},
+        "config": {"User": config.user, "Env": config.env, "Entrypoint": config.entrypoint,
+            "Cmd": config.cmd, "WorkingDir": config.working_dir, "Labels": config.labels,
+            "StopSignal": config.stop_signal, "Volumes": volumes}});
+    assert_eq!(OciConfig::parse(written.to_string().as_bytes()), Ok(config));
+}
+
+/// References: bounded, and the same when they are read again, also by the name in the store.
+pub fn reference(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Ok(name) = text.parse::<ImageName>() else {
+        return;
+    };
+    assert!(text.len() <= limits::REFERENCE_BYTES);
+    match &name {
+        ImageName::Full(reference) => {
+            assert_eq!(reference.to_string().parse().ok(), Some(name.clone()));
+            assert!(reference.repository().len() <= limits::REPOSITORY_BYTES);
+            assert!(
+                !reference
+                    .path()
+                    .split('/')
+                    .any(|part| matches!(part, "" | "." | ".."))
+            );
+            let stored: Reference = reference
+                .stored_name()
+                .parse()
+                .expect("a name of the store");
+            assert_eq!(stored.stored_name(), reference.stored_name());
+        }
+        ImageName::Short(short) => {
+            assert_eq!(short.to_string().parse().ok(), Some(name.clone()));
+            let full = short.at(&format!("docker.io/{}", short.name()));
+            let is_long =
+                short.name().len() + "docker.io/library/".len() > limits::REPOSITORY_BYTES;
+            assert!(full.map_or(is_long, |full| full.host() == "docker.io"));
+        }
+    }
+}
+
+/// Credentials: a name and a password come back from their `auth`, and a file gives the same answer
+/// each time, that of its longest fitting key.
+pub fn credentials(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        if let Ok(Credentials::Basic { username, password }) = Credentials::from_auth(text) {
+            assert!(!username.contains(':') && !password.ends_with('\0'));
+            let header = Credentials::basic(&username, &password);
+            let again = Credentials::from_auth(header.strip_prefix("Basic ").unwrap_or_default());
+            assert_eq!(again, Ok(Credentials::Basic { username, password }));
+        }
+        challenges(text);
+    }
+    for repository in [
+        "a.io/b/c",
+        "a.io/b/cd",
+        "docker.io/library/x",
+        "localhost:5000/x",
+    ] {
+        let Ok(found) = find(bytes, repository) else {
+            continue;
+        };
+        for _ in 0..3 {
+            assert_eq!(
+                find(bytes, repository).ok(),
+                Some(found.clone()),
+                "{repository}"
+            );
+        }
+    }
+}
+
+/// registries.conf: a file that is read twice says the same, and every reference is fetched from
+/// somewhere, last from a registry that is no mirror.
+pub fn registries(bytes: &[u8]) {
+    let path = Path::new("registries.conf");
+    let mut once = Registries::default();
+    if once.add_content(path, bytes).is_err() {
+        return;
+    }
+    let mut twice = Registries::default();
+    for _ in 0..2 {
+        twice.add_content(path, bytes).expect("it was read before");
+    }
+    assert_eq!(format!("{once:?}"), format!("{twice:?}"));
+    for text in [
+        "a.io/b/c:v1",
+        "x.a.io:5000/b",
+        "docker.io/library/x",
+        "short",
+        "team/short:v1",
+    ] {
+        let name: ImageName = text.parse().expect("a good name");
+        for reference in once.candidates(&name).into_iter().flatten() {
+            let Ok(sources) = once.sources(&reference) else {
+                continue;
+            };
+            let (last, mirrors) = sources.split_last().expect("at least the registry");
+            assert!(!last.mirror && mirrors.iter().all(|mirror| mirror.mirror));
+            for source in &sources {
+                assert_eq!(source.reference.tag(), reference.tag());
+                assert_eq!(source.reference.digest(), reference.digest());
+            }
+        }
+    }
+}
+
+/// Bytes of a layer that are inflated.
+const PLAIN_BYTES: u64 = 1 << 20;
+
+/// Layers' compressions: what is inflated does not depend on the pieces that come, bytes come back
+/// from what they are compressed to, and the two readers of gzip agree.
+pub fn inflate(bytes: &[u8]) {
+    let whole = inflated(bytes, 64 << 10);
+    assert_eq!(inflated(bytes, 1), whole);
+    assert_eq!(inflated(bytes, 7), whole);
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        let other = storage::fuzzing::gunzip(bytes, PLAIN_BYTES);
+        assert_eq!(other.ok(), whole);
+    }
+    let gzip = storage::fuzzing::gzip(bytes);
+    let zstd = zstd::stream::encode_all(bytes, 1).expect("a vector takes all");
+    for packed in [gzip, zstd] {
+        assert_eq!(inflated(&packed, 7).as_deref(), Some(bytes));
+        let two = [&packed[..], &packed].concat();
+        assert_eq!(inflated(&two, 64), Some([bytes, bytes].concat()));
+        let cut = packed.get(..packed.len() - 1).unwrap_or_default();
+        assert_eq!(inflated(cut, 64), None, "a cut is seen");
+    }
+}
+
+fn inflated(bytes: &[u8], piece: usize) -> Option<Vec<u8>> {
+    let head = bytes.get(..6).unwrap_or(bytes);
+    let read = || -> io::Result<Vec<u8>> {
+        let compression = decompress::by_magic(head)?;
+        let blob = BufReader::with_capacity(piece, bytes);
+        let mut plain = Vec::new();
+        let reader = decompress::reader(compression, blob)?;
+        reader.take(PLAIN_BYTES).read_to_end(&mut plain)?;
+        Ok(plain)
+    };
+    read().ok()
+}
