@@ -3,9 +3,10 @@
 # make critest      runs the conformance suite with the default runtime   CRITEST=…  FOCUS=…
 # make critest-all  the same with runc and with crun
 # make kubelet-smoke KUBELET=…  runs a static pod by an unmodified kubelet 1.36
+# make fuzz  runs every fuzz target for a while   SECONDS=… of each (600)
 # demo and test install what they need on Debian 12 and 13, and say so first.
 
-.PHONY: all demo test test-faults critest critest-all kubelet-smoke check unit integration test-node setup release
+.PHONY: all demo test test-faults critest critest-all kubelet-smoke check unit integration test-node setup release fuzz
 
 all: setup
 	@scripts/build >/dev/null
@@ -37,6 +38,10 @@ integration:
 # Every stage of every operation: failed, repeated, killed.
 test-faults: setup
 	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin CRIOXIDE_ALL_FAULTS=1 cargo test --locked -p crioxide-tests -q faults
+
+# Needs a nightly compiler and cargo-fuzz; `make unit` feeds the same targets with any compiler.
+fuzz:
+	@scripts/fuzz $(SECONDS)
 
 # The conformance suite is not ours: CRITEST names it, or it is in PATH (see README.md).
 critest: setup
