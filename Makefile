@@ -33,11 +33,11 @@ unit:
 	cargo test --locked --workspace --exclude crioxide-tests --features crioxide/faults -q
 
 integration:
-	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin cargo test --locked -p crioxide-tests -q
+	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$bin cargo test --locked -p crioxide-tests -q
 
 # Every stage of every operation: failed, repeated, killed.
 test-faults: setup
-	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin CRIOXIDE_ALL_FAULTS=1 cargo test --locked -p crioxide-tests -q faults
+	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$bin CRIOXIDE_ALL_FAULTS=1 cargo test --locked -p crioxide-tests -q faults
 
 # Needs a nightly compiler and cargo-fuzz; `make unit` feeds the same targets with any compiler.
 fuzz:
@@ -56,7 +56,7 @@ critest-all: setup
 
 # An unmodified kubelet is not ours either: KUBELET names it, or it is in PATH.
 kubelet-smoke: setup
-	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$PWD/$$bin $$bin/crioctl kubelet-smoke --kubelet "$${KUBELET:-$$(command -v kubelet)}"
+	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$bin $$bin/crioctl kubelet-smoke --kubelet "$${KUBELET:-$$(command -v kubelet)}"
 
 # The tests of the whole on cgroup v2 alone, with the systemd cgroup manager and with cgroupfs, in a
 # guest: NODE_KVM=1 where KVM works, else it takes many times as long.
