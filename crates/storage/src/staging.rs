@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use sys::lock::{Kind, LockFile};
@@ -35,7 +36,11 @@ impl Staging {
         loop {
             let name = &crate::ids::random_hex()[..16];
             let (path, tar_split) = (base.join(name), paths.table("layers").join(waiting(name)));
-            driver::make_dir(&path, 0o700)?;
+            // In one call: a peer that sweeps may take it away before a second one.
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&path)
+                .at("create", &path)?;
             let lock = path.join(LOCK);
             let file = match LockFile::open(&lock) {
                 Ok(file) => file,

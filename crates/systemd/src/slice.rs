@@ -23,7 +23,10 @@ impl Slice {
     /// The path of its cgroup, absolute; empty for the root.
     #[must_use]
     pub fn cgroup(&self) -> String {
-        let stem = self.0.strip_suffix(".slice").unwrap_or_default();
+        let stem = match &*self.0 {
+            "-.slice" => "",
+            name => name.strip_suffix(".slice").unwrap_or_default(),
+        };
         let mut path = String::new();
         let ends = stem.match_indices('-').map(|(index, _)| index);
         for end in ends.chain([stem.len()]) {
