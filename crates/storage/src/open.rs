@@ -62,8 +62,13 @@ pub(crate) struct Home(Option<PathBuf>);
 impl Home {
     pub(crate) fn mount(paths: &Paths) -> Result<Self, Error> {
         let overlay = paths.overlay();
+        // A mount on the directory would hide what is mounted below it.
         let there = mount::is_mount_point(&overlay).at("stat", &overlay)?;
-        if there || has_mounts_below(&overlay)? {
+        if there
+            || !mount::beneath(&overlay)
+                .at("look for mounts below", &overlay)?
+                .is_empty()
+        {
             return Ok(Self(None));
         }
         mount::bind(&overlay, &overlay, false).at("mount", &overlay)?;
@@ -81,19 +86,6 @@ impl Drop for Home {
             tracing::debug!(path = %overlay.display(), %error, "store's mount stays");
         }
     }
-}
-
-/// Whether anything is mounted below `dir`, which a mount on `dir` would hide.
-fn has_mounts_below(dir: &Path) -> Result<bool, Error> {
-    let table = Path::new("/proc/self/mountinfo");
-    let mounts = fs::read_to_string(table).at("read", table)?;
-    // proc_pid_mountinfo(5) writes these in octal.
-    let mut below = format!("{}/", dir.display()).replace('\\', "\\134");
-    for (character, octal) in [(' ', "\\040"), ('\t', "\\011"), ('\n', "\\012")] {
-        below = below.replace(character, octal);
-    }
-    let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    Ok(points.any(|point| point.starts_with(&below)))
 }
 
 fn backing_file_system(root: &Path) -> Result<(), Error> {

@@ -1,5 +1,10 @@
 //! Mounts: overlay by the new mount API or `mount(2)`, bind, tmpfs, and taking them away.
 
+mod table;
+
+pub use table::beneath;
+pub(crate) use table::unescape;
+
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;

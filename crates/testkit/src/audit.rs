@@ -79,18 +79,11 @@ pub(crate) fn files(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 /// Mounts beneath the node's directories, the innermost first. podman's bind of the store onto
 /// itself is podman's.
 pub(crate) fn mounts(node: &Node) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(PathBuf::from);
-    let own = |path: &PathBuf| path.starts_with(&node.dir) || path.starts_with(&node.run_dir);
-    let mut points: Vec<_> = points
-        .filter(own)
-        .filter(|path| *path != node.storage().join("overlay"))
-        .collect();
-    points.reverse();
+    let of = |dir: &Path| sys::mount::beneath(dir).unwrap_or_default();
+    let points = of(&node.run_dir).into_iter().chain(of(&node.dir));
     points
+        .filter(|path| *path != node.storage().join("overlay"))
+        .collect()
 }
 
 /// Processes whose command line names the node.

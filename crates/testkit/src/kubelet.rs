@@ -301,11 +301,8 @@ spec:
 
     /// Unmounts what a killed kubelet has mounted, and removes the links that it makes to logs.
     fn clean(&self) {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let ours = self.dir.to_string_lossy();
-        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-        for place in places.filter(|place| place.starts_with(&*ours)) {
-            sys::mount::unmount_lazily(Path::new(place)).ok();
+        for place in sys::mount::beneath(&self.dir).unwrap_or_default() {
+            sys::mount::unmount_lazily(&place).ok();
         }
         let links = fs::read_dir("/var/log/containers").into_iter().flatten();
         for link in links.flatten() {

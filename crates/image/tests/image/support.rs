@@ -115,6 +115,16 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// The store takes its own mount away with its last user, which may be a thread of a pull that
+    /// was cut off and outlives the test.
+    fn drop(&mut self) {
+        for mount in sys::mount::beneath(self.dir.path()).unwrap() {
+            sys::mount::unmount_lazily(&mount).unwrap();
+        }
+    }
+}
+
 pub(crate) fn basic(username: &str, password: &str) -> Option<Credentials> {
     Credentials::from_request(username, password, "", "", "").unwrap()
 }

@@ -93,39 +93,38 @@ impl Node {
     }
 }
 
-/// A pinned network namespace, deleted at the end.
-pub(crate) struct Netns(String);
+/// A network namespace pinned in the test's own directory (`ip netns` would make `/run/netns` a
+/// mount, for good), let go at the end.
+pub(crate) struct Netns(PathBuf);
 
 impl Netns {
     pub(crate) fn new(node: &Node, name: &str) -> Self {
-        let name = format!("cxn{}-{name}", node.serial);
-        ip(&["netns", "add", &name]);
-        Self(name)
+        let pin = node.path(&format!("netns-{name}"));
+        let net = format!("--net={}", pin.display());
+        fs::write(&pin, "").unwrap();
+        let made = tool("/usr/bin/unshare", &[&net, "true"]);
+        assert!(made.status.success(), "{made:?}");
+        Self(pin)
     }
 
     pub(crate) fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.0)
+        self.0.clone()
     }
 
+    /// What `ip` says inside.
     pub(crate) fn ip(&self, args: &[&str]) -> String {
-        ip(&[&["-n", &self.0], args].concat())
+        let net = format!("--net={}", self.0.display());
+        let output = tool("/usr/bin/nsenter", &[&[&*net, "ip"], args].concat());
+        assert!(output.status.success(), "ip {args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 }
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        tool("/usr/sbin/ip", &["netns", "del", &self.0]);
+        sys::mount::unmount_lazily(&self.0).unwrap();
+        fs::remove_file(&self.0).unwrap();
     }
-}
-
-pub(crate) fn ip(args: &[&str]) -> String {
-    let output = tool("/usr/sbin/ip", args);
-    assert!(
-        output.status.success(),
-        "ip {args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
 }
 
 pub(crate) fn tool(path: &str, args: &[&str]) -> Output {

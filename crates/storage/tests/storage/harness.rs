@@ -99,15 +99,8 @@ impl TestStore {
 impl Drop for TestStore {
     fn drop(&mut self) {
         // Peers leave `overlay` mounted onto itself, a failed test its containers' roots.
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        for mount in mounts
-            .lines()
-            .rev()
-            .filter_map(|line| line.split(' ').nth(1))
-        {
-            if Path::new(mount).starts_with(self.dir.path()) {
-                sys::mount::unmount_lazily(Path::new(mount)).unwrap();
-            }
+        for mount in sys::mount::beneath(self.dir.path()).unwrap() {
+            sys::mount::unmount_lazily(&mount).unwrap();
         }
     }
 }

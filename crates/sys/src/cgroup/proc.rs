@@ -1,5 +1,6 @@
 //! The kernel's texts: `proc_pid_mountinfo(5)`, `proc_pid_cgroup(5)`, flat keyed files.
 
+use crate::mount::unescape;
 use std::path::PathBuf;
 
 use super::Hierarchy;
@@ -79,14 +80,6 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut names: Vec<String> = names.map(str::to_owned).collect();
     names.sort_unstable();
     names
-}
-
-/// Blanks, tabs, newlines and backslashes are octal in mountinfo.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
 }
 
 /// What the fuzz target does with the kernel's texts: whatever they say, a hierarchy is told once,
