@@ -94,14 +94,6 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The loopback interface of the pod could not be set up.
-    #[error("bring up lo in {}", netns.display())]
-    Loopback {
-        /// The pod's network namespace.
-        netns: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
     /// Another pod has that port of the node.
     #[error("host port {port}/{protocol}{} is taken by pod sandbox {pod}", at(host_ip.as_ref()))]
     HostPortTaken {

@@ -20,7 +20,6 @@ mod error;
 pub mod fuzzing;
 mod host_ports;
 pub mod limits;
-mod loopback;
 mod network;
 mod plugin;
 mod pod;

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use crate::cache::{Cache, Entry};
 use crate::config::{self, Fingerprint, NetworkConfig};
 use crate::error::{Error, NotReady, Result};
-use crate::loopback;
 use crate::plugin::{self, Command, Runner, Target};
 use crate::pod::Pod;
 use crate::result::CniResult;
@@ -137,7 +136,8 @@ impl Network {
         self.current().ok().map(|network| network.name.clone())
     }
 
-    /// Attaches a pod to the default network: `lo` up, then the plugins in order. If it fails,
+    /// Attaches a pod to the default network: the plugins in order. `lo` is up already: whoever made
+    /// the namespace did that. If it fails,
     /// the plugins are told to undo it; where that fails as well, the cache entry stays and
     /// [`Network::gc`] or [`Network::del`] tries again.
     ///
@@ -151,10 +151,6 @@ impl Network {
             .ok_or_else(|| Error::BadPod("no network namespace".into()))?;
         let runner = self.runner(timeout);
         let network = self.ready_config()?;
-        loopback::up(&netns).map_err(|source| Error::Loopback {
-            netns: netns.clone(),
-            source,
-        })?;
         let target = Target {
             container_id: pod.id.clone(),
             netns: Some(netns),

@@ -5,18 +5,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::node::{Node, blocking};
-use crate::operations::chain;
+use crate::operations::{chain, create_container};
 use crate::state::container::{Container, Exit, Phase};
-use crate::{ContainerId, records};
+use crate::{ContainerId, monitors, records};
 
 /// Exit code of a container of which nothing is known: what the field uses for it.
 const UNKNOWN: i32 = 255;
 
-/// The monitor's words for an exit in ours.
+/// The monitor's words for an exit in ours. A record of conmon's has no time.
 pub(crate) fn from_wire(exit: &monitor_client::Exit) -> Exit {
     Exit {
         code: exit.code,
-        finished: SystemTime::UNIX_EPOCH + Duration::from_nanos(exit.finished_ns),
+        finished: match exit.finished_ns {
+            0 => SystemTime::now(),
+            since => SystemTime::UNIX_EPOCH + Duration::from_nanos(since),
+        },
         oom_killed: exit.oom_killed,
         message: exit.reason.clone(),
         reason: None,
@@ -65,11 +68,7 @@ pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
     let phase = ended.phase.clone();
     node.table.step(id, |_| Ok(phase));
     drop(states);
-    let (store, record) = (node.store.clone(), crate::node::record_id(id.as_str()));
-    if let Ok(record) = record
-        && let Err(error) = blocking(&node.pools.storage, move || store.unmount(&record)).await
-        && !matches!(error, storage::Error::ContainerUnknown(_))
-    {
+    if let Err(error) = create_container::unmount(node, id).await {
         tracing::warn!(
             container = id.as_str(),
             error = chain(&error),
@@ -127,37 +126,15 @@ pub(crate) async fn recorded(node: &Node, id: &ContainerId) -> Option<Exit> {
         .await
         .ok()?
         .map(|dirs| dirs.persistent.join("exit"));
+    let wire = monitors::wire_id(id.as_str()).ok()?;
     let read = move || {
-        let text = std::fs::read_to_string(volatile)
-            .or_else(|_| std::fs::read_to_string(persistent.unwrap_or_default()));
-        parse(&text.ok()?)
+        let bytes = std::fs::read(volatile)
+            .or_else(|_| std::fs::read(persistent.unwrap_or_default()))
+            .ok()?;
+        let exit = monitor_client::Exit::from_record(&wire, &bytes)?;
+        Some(from_wire(&exit))
     };
     blocking(&node.pools.files, read).await
-}
-
-/// A line with the exit code, then `key=value` lines.
-fn parse(text: &str) -> Option<Exit> {
-    let mut lines = text.lines();
-    let code = lines.next()?.trim().parse().ok()?;
-    let mut exit = Exit {
-        code,
-        finished: SystemTime::now(),
-        oom_killed: false,
-        message: String::new(),
-        reason: None,
-    };
-    for (key, value) in lines.filter_map(|line| line.split_once('=')) {
-        match key {
-            "oom" => exit.oom_killed = matches!(value, "1" | "true"),
-            "finished_ns" => {
-                exit.finished =
-                    SystemTime::UNIX_EPOCH + Duration::from_nanos(value.parse().unwrap_or(0))
-            }
-            "reason" => exit.message = value.to_owned(),
-            _ => {}
-        }
-    }
-    Some(exit)
 }
 
 /// Removes a container's exit record.
@@ -168,24 +145,4 @@ pub(crate) async fn forget(node: &Node, id: &ContainerId) -> Result<(), crate::E
         removed => removed.map_err(crate::Error::io("remove", path)),
     };
     blocking(&node.pools.files, remove).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_records_are_read() {
-        let exit = parse("137\nsignal=9\noom=1\nfinished_ns=5000000000\nreason=x\n").unwrap();
-        assert_eq!(
-            (exit.code, exit.oom_killed, exit.message.as_str()),
-            (137, true, "x")
-        );
-        assert_eq!(
-            exit.finished,
-            SystemTime::UNIX_EPOCH + Duration::from_secs(5)
-        );
-        assert_eq!(parse("0").unwrap().code, 0);
-        assert!(parse("").is_none() && parse("x").is_none());
-    }
 }
