@@ -5,8 +5,9 @@ use cri::v1;
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::node::Node;
 use testkit::requests::container;
+use testkit::streams::{Remote, Transport};
 
-use crate::fixture;
+use crate::{fixture, streaming};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exit_during_a_dead_daemon_is_not_lost() -> Result<()> {
@@ -262,21 +263,16 @@ async fn a_command_that_outlives_its_monitor_tells_its_exit_code() -> Result<()>
         ..Default::default()
     }];
     let id = f.node.run(&pod, config).await?;
-    let script = "touch /go/there; while [ ! -e /go/now ]; do sleep 0.05; done; echo done; exit 9";
-    let command = async { f.node.exec(&id, &["sh", "-c", script]).await };
-    let death = async {
-        while !go.join("there").exists() {
-            tokio::task::yield_now().await;
-        }
-        let old = monitor(&f.node, &pod, None).await;
-        kill_process(old, Signal::KILL)?;
-        monitor(&f.node, &pod, Some(old)).await;
-        std::fs::write(go.join("now"), "")?;
-        Ok::<_, anyhow::Error>(())
-    };
-    let (command, death) = tokio::join!(command, death);
-    death?;
-    let command = command?;
-    assert_eq!((command.exit_code, &*command.stdout), (9, &b"done\n"[..]));
+    let script = "echo there; while [ ! -e /go/now ]; do sleep 0.05; done; echo done; exit 9";
+    let url = streaming::exec(&f.node, &id, &["sh", "-c", script], &[1]).await?;
+    let mut command = Remote::connect(&url, Transport::BEST[0], &[1]).await?;
+    // What it says comes once the daemon knows that it runs.
+    command.reader.until("there").await?;
+    let old = monitor(&f.node, &pod, None).await;
+    kill_process(old, Signal::KILL)?;
+    monitor(&f.node, &pod, Some(old)).await;
+    std::fs::write(go.join("now"), "")?;
+    let outcome = command.reader.rest().await?;
+    assert_eq!((outcome.code()?, &*outcome.stdout), (9, &b"done\n"[..]));
     f.node.finish().await
 }

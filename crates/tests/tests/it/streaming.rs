@@ -22,7 +22,12 @@ async fn sleeper() -> Result<(Fixture, String)> {
 }
 
 /// The URL of an exec; channels are numbered as WebSocket has them.
-async fn exec(node: &Node, id: &str, command: &[&str], channels: &[u8]) -> Result<String> {
+pub(crate) async fn exec(
+    node: &Node,
+    id: &str,
+    command: &[&str],
+    channels: &[u8],
+) -> Result<String> {
     let request = v1::ExecRequest {
         container_id: id.to_owned(),
         cmd: command.iter().map(|part| (*part).to_owned()).collect(),
