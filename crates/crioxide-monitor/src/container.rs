@@ -34,6 +34,8 @@ pub(crate) struct Container {
     pub(crate) init: Option<Init>,
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) stdin: Option<OwnedFd>,
+    /// A copy of the runtime's program to be run in its place.
+    pub(crate) runtime: Option<OwnedFd>,
     pub(crate) execs: Vec<RunningExec>,
     /// A `start` of the runtime runs: the exit is told after its end.
     pub(crate) starting: bool,
@@ -117,6 +119,7 @@ impl Container {
             init: None,
             terminal: None,
             stdin: None,
+            runtime: None,
             execs: Vec::new(),
             starting: false,
             deletion: Deletion::default(),

@@ -39,6 +39,8 @@ pub(crate) struct Command<'a> {
     pub(crate) number: u64,
     /// Sub-command, its options and arguments.
     pub(crate) args: Vec<OsString>,
+    /// The runtime's program where it is not its file ([`Spec::image`]).
+    pub(crate) image: Option<BorrowedFd<'a>>,
     /// `(ours, its number)`; without a 2, its stderr is kept for [`Call::failure`].
     pub(crate) fds: Vec<(BorrowedFd<'a>, i32)>,
     /// In milliseconds; 0: the default.
@@ -72,6 +74,7 @@ impl Command<'_> {
             .map(|(name, value)| (name.into(), value.into()))
             .collect();
         spec.cwd = Some(Path::new(&self.create.bundle));
+        spec.image = self.image;
         spec.session = Session::Group;
         spec.oom_score_adj = Some(self.oom_score_adj);
         spec.die_with_thread = self.die_with_monitor;

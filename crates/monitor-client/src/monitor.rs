@@ -156,13 +156,15 @@ impl Monitor {
         socket_path(&self.dir)
     }
 
-    /// Makes a container: its stdio, and its init, which waits for [`Monitor::start`].
+    /// Makes a container: its stdio, and its init, which waits for [`Monitor::start`]. `runtime` is
+    /// a sealed copy of the runtime's program, where there is one.
     ///
     /// # Errors
     /// [`Error::Refused`] with the runtime's words; nothing of it is left then.
-    pub async fn create(&self, create: Create) -> Result<Created> {
+    pub async fn create(&self, create: Create, runtime: Option<BorrowedFd<'_>>) -> Result<Created> {
         let id = create.id.clone();
-        let (reply, fds) = self.connection.ask(Request::Create { create }, &[]).await?;
+        let request = Request::Create { create };
+        let (reply, fds) = self.connection.ask(request, runtime.as_slice()).await?;
         let Reply::Created {
             pid,
             start_time,

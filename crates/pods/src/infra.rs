@@ -2,6 +2,7 @@
 //! for a shared one: a tiny static one of our own in an empty read-only root, or the command of the
 //! pause image that somebody configured, in that image.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use monitor_client::Create;
@@ -45,7 +46,12 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     let id = create.id.clone();
     let monitor = run.node.live(&run.id).monitor().await?;
     let failed = |error| runtime_error("pod process not created", error);
-    let made = monitor.create(create).await.map_err(failed)?;
+    let image = run.node.handlers.get(&run.handler)?.image.clone();
+    let image = run.node.pools.files.run(move || image.get()).await;
+    let made = monitor
+        .create(create, image.as_ref().map(|image| image.as_fd()))
+        .await
+        .map_err(failed)?;
     monitor.start(&id).await.map_err(failed)?;
     let pid = i32::try_from(made.pid).map_err(|_| Error::Internal(format!("pid {}", made.pid)))?;
     let init = Init {

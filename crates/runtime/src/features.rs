@@ -1,5 +1,6 @@
 //! What a runtime says of itself (runtime-spec, features.md).
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use sys::spawn::{Program, run};
 const OLDEST: &str = "1.0.2";
 /// The version that our specs are written for.
 const OURS: &str = "1.2.0";
+/// Annotations by which runtimes that copy themselves tell their version.
+const COPYING: [&str; 2] = ["run.oci.crun.version", "org.opencontainers.runc.version"];
 /// How long a runtime may take to describe itself.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -22,6 +25,8 @@ pub struct Features {
     pub recursive_readonly: bool,
     /// Id-mapped mounts.
     pub id_mapped_mounts: bool,
+    /// It starts by making a sealed copy of itself, unless it is one: crun and runc.
+    pub copies_itself: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -30,6 +35,7 @@ struct Document {
     oci_version_max: String,
     mount_options: Vec<String>,
     linux: Linux,
+    annotations: HashMap<String, serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,6 +79,9 @@ impl Features {
         Self {
             oci_version: format!("{}.{}.{}", both.0, both.1, both.2),
             recursive_readonly: document.mount_options.iter().any(|option| option == "rro"),
+            copies_itself: COPYING
+                .iter()
+                .any(|version| document.annotations.contains_key(*version)),
             id_mapped_mounts: document.linux.mount_extensions.idmap.enabled == Some(true),
         }
     }

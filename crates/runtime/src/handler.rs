@@ -5,7 +5,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Error, Features};
+use crate::{Error, Features, Image};
 
 /// A handler as it is configured.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +43,8 @@ pub struct Handler {
     pub config: Config,
     /// What it can do.
     pub features: Features,
+    /// Its program, ready to be run.
+    pub image: Image,
 }
 
 impl Handler {
@@ -157,8 +159,13 @@ fn usable(mut config: Config) -> Result<Handler, Error> {
         });
     };
     let features = Features::ask(&path);
+    let image = Image::new(&path, features.copies_itself);
     config.path = path;
-    Ok(Handler { config, features })
+    Ok(Handler {
+        config,
+        features,
+        image,
+    })
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {

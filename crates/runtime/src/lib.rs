@@ -6,9 +6,11 @@ mod features;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handler;
+mod program;
 
 pub use features::Features;
 pub use handler::{Config, Handler, Handlers};
+pub use program::Image;
 
 use std::path::PathBuf;
 

@@ -19,6 +19,7 @@ pub mod pool;
 pub mod pty;
 pub mod random;
 pub mod reap;
+pub mod sealed;
 pub mod seqpacket;
 pub mod signal;
 pub mod spawn;

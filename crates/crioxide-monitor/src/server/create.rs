@@ -21,7 +21,12 @@ use crate::stdio;
 
 impl Server {
     /// First stage: directory, FIFOs; then the log thread opens the log.
-    pub(super) fn create(&mut self, ask: Ask, create: Create) -> Result<(), Refusal> {
+    pub(super) fn create(
+        &mut self,
+        ask: Ask,
+        create: Create,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
         if self.find(&create.id).is_ok() {
             return Err((
                 ErrorKind::Exists {},
@@ -43,6 +48,7 @@ impl Server {
         let phase = Phase::Creating(Creating { ask, ends, words });
         let mut container = Container::new(create, dir, phase);
         container.stdin = stdin;
+        container.runtime = fds.into_iter().next();
         self.containers.push(container);
         self.log.send(log::Command::Add(output));
         Ok(())
@@ -131,6 +137,7 @@ impl Server {
             dir,
             number,
             args,
+            image: container.runtime.as_ref().map(AsFd::as_fd),
             fds,
             timeout_ms,
             die_with_monitor: true,
@@ -272,6 +279,7 @@ impl Server {
             dir,
             number,
             args,
+            image: container.runtime.as_ref().map(AsFd::as_fd),
             fds: Vec::new(),
             timeout_ms,
             die_with_monitor: false,

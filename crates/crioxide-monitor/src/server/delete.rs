@@ -1,6 +1,7 @@
 //! The runtime's `delete`: after an exit, off everybody's path, or when it is asked for.
 
 use monitor_protocol::{ErrorKind, Id};
+use std::os::fd::AsFd;
 use sys::spawn::Status;
 
 use super::{Refusal, Server, What, failed};
@@ -52,6 +53,7 @@ impl Server {
             dir,
             number,
             args,
+            image: container.runtime.as_ref().map(AsFd::as_fd),
             fds: Vec::new(),
             timeout_ms,
             die_with_monitor: false,

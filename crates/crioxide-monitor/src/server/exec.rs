@@ -70,6 +70,7 @@ impl Server {
             dir: &container.dir,
             number,
             args,
+            image: container.runtime.as_ref().map(AsFd::as_fd),
             fds: ends,
             timeout_ms: exec.timeout_ms,
             die_with_monitor: false,

@@ -52,7 +52,7 @@ impl Server {
             }
             Request::Quit {} => Some(self.quit()),
             // Answered later.
-            Request::Create { create } => self.create(ask, create).err().map(Err),
+            Request::Create { create } => self.create(ask, create, fds).err().map(Err),
             Request::Start { id } => self.start(ask, &id).err().map(Err),
             Request::Exec { exec } => self.exec(ask, exec, fds).err().map(Err),
             Request::Delete { id, force } => self.delete(ask, &id, force),

@@ -152,7 +152,7 @@ impl Pod {
     }
 
     pub(crate) async fn create(&self, create: &Create) -> Created {
-        within("create", self.monitor.create(create.clone()))
+        within("create", self.monitor.create(create.clone(), None))
             .await
             .unwrap()
     }

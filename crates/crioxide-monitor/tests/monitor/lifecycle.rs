@@ -117,7 +117,7 @@ async fn a_slow_create_holds_up_nothing() {
     slow.runtime = script.to_str().unwrap().into();
     slow.timeout_ms = 2_000;
     let monitor = pod.monitor.clone();
-    let creating = async { within("create", monitor.create(slow.clone())).await };
+    let creating = async { within("create", monitor.create(slow.clone(), None)).await };
     let killing = async {
         within("signal", pod.monitor.signal(&quick.id, 9))
             .await
@@ -143,7 +143,7 @@ async fn a_create_that_fails_says_why_and_leaves_nothing() {
         config["process"]["args"] = serde_json::json!(["/no/such/program"]);
     });
     // runc says it at create, crun at create or start.
-    let created = within("create", pod.monitor.create(missing.clone())).await;
+    let created = within("create", pod.monitor.create(missing.clone(), None)).await;
     let failed = match created {
         Ok(_) => within("start", pod.monitor.start(&missing.id))
             .await
@@ -165,7 +165,7 @@ async fn a_create_that_fails_says_why_and_leaves_nothing() {
     let broken = pod.container_with("broken", "true", |config| {
         config["root"]["path"] = "/no/root".into()
     });
-    let failed = within("create", pod.monitor.create(broken.clone()))
+    let failed = within("create", pod.monitor.create(broken.clone(), None))
         .await
         .unwrap_err();
     assert!(failed.to_string().contains("/no/root"), "{failed}");
@@ -178,7 +178,7 @@ async fn a_create_that_fails_says_why_and_leaves_nothing() {
     // The same id again, now a good one.
     let good = pod.container("broken", "true");
     pod.create(&good).await;
-    let again = within("create", pod.monitor.create(good.clone()))
+    let again = within("create", pod.monitor.create(good.clone(), None))
         .await
         .unwrap_err();
     assert!(matches!(
@@ -190,7 +190,7 @@ async fn a_create_that_fails_says_why_and_leaves_nothing() {
     ));
     let mut nowhere = pod.container("nowhere", "true");
     nowhere.log_path = pod.path("no/such/directory/0.log").to_str().unwrap().into();
-    let failed = within("create", pod.monitor.create(nowhere))
+    let failed = within("create", pod.monitor.create(nowhere, None))
         .await
         .unwrap_err();
     assert!(failed.to_string().contains("open log"), "{failed}");

@@ -271,7 +271,7 @@ async fn a_container_whose_creation_was_cut_short_can_be_removed() {
     let create = pod.container("cut", "sleep 1000");
     let monitor = pod.monitor.clone();
     let cut = Arc::new(create.clone());
-    let creating = tokio::spawn(async move { monitor.create((*cut).clone()).await });
+    let creating = tokio::spawn(async move { monitor.create((*cut).clone(), None).await });
     wait_for_dir(&pod, &create).await;
     pod.kill_monitor().await;
     assert!(within("create", creating).await.unwrap().is_err());

@@ -37,7 +37,7 @@ impl Observer {
         let messages_path = output.with_extension("messages");
         let messages = fs::File::create(&messages_path)?;
         let mut spec = Spec::new(strace);
-        let calls = "--trace=execve,clone,clone3,fork,vfork,fsync,fdatasync,syncfs,open,creat,\
+        let calls = "--trace=execve,execveat,clone,clone3,fork,vfork,fsync,fdatasync,syncfs,open,creat,\
                      openat,openat2,rename,renameat,renameat2,link,linkat";
         let arguments = [
             "--follow-forks",

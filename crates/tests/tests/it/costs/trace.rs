@@ -69,14 +69,14 @@ impl Trace {
             let who = self.who(*thread);
             let name = call.split('(').next().unwrap_or_default();
             let failed = result(call).is_none_or(|result| result < 0);
-            if name == "execve" && !failed {
+            if matches!(name, "execve" | "execveat") && !failed {
                 self.threads.insert(*thread, program(call));
             }
             if who == Who::Other || failed {
                 continue;
             }
             let spent = match name {
-                "execve" => &mut costs.spawns,
+                "execve" | "execveat" => &mut costs.spawns,
                 "fsync" | "fdatasync" | "syncfs" => &mut costs.syncs,
                 "creat" | "open" | "openat" | "openat2" if creates(call) => &mut costs.files,
                 "rename" | "renameat" | "renameat2" | "link" | "linkat" => &mut costs.renames,
@@ -147,7 +147,8 @@ fn path(call: &str) -> &str {
     call.split('"').nth(1).unwrap_or_default()
 }
 
-/// Whose program a successful `execve("path", …)` starts.
+/// Whose program a successful `execve("path", …)` starts. A program without a path, from a
+/// descriptor, is a runtime's.
 fn program(call: &str) -> Who {
     match Path::new(path(call))
         .file_name()
@@ -169,7 +170,7 @@ fn a_trace_is_read() {
 10 <... clone resumed>) = 20
 20 fsync(3) = 0
 20 vfork() = 21
-21 execve(\"/x/other\", [], 0x1) = 0
+21 execveat(27, \"\", [\"other\"], 0x1, AT_EMPTY_PATH) = 0
 11 openat(AT_FDCWD, \"b\", O_WRONLY|O_CREAT) = -1 EEXIST (File exists)
 11 openat(AT_FDCWD, \"/d/a.lock\", O_RDWR|O_CREAT) = 6
 11 fdatasync(5) = 0
