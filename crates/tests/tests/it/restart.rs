@@ -174,11 +174,13 @@ fn running(node: &Node, pod: &str) -> Option<Pid> {
     })
 }
 
-/// Writes numbered lines until it is told to end, then how many, and ends with a code of its own.
+/// Writes numbered lines until it is told to end, then how many, and ends with a code of its own. A
+/// moment later: when the leader of a terminal's session ends, the kernel drops what its worker has
+/// not yet moved to the terminal's master (`pty_flush_buffer`).
 fn writer(name: &str, image: &str, go: &std::path::Path, code: u32) -> v1::ContainerConfig {
     let script = format!(
         "i=0; while [ ! -e /go/now ]; do echo line $i; i=$((i+1)); \
-         [ $((i%50)) = 0 ] && sleep 0.01; done; echo total $i; exit {code}"
+         [ $((i%50)) = 0 ] && sleep 0.01; done; echo total $i; sleep 0.5; exit {code}"
     );
     let mut config = container(name, image, &["sh", "-c", &script]);
     let host_path = go.display().to_string();
