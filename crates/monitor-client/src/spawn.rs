@@ -33,7 +33,9 @@ pub struct SpawnOptions {
     pub dir: PathBuf,
     /// Where exit records go; made if it isn't there.
     pub exits_dir: PathBuf,
-    /// The cgroup that it is born in, such as `/crio/crio-conmon-ID`; made if it isn't there.
+    /// The cgroup that it is born in, such as `/crio/crio-conmon-ID`; made if it isn't there. In the
+    /// hierarchies of version 1 it is for the caller to move it: that may take longer than all the
+    /// rest.
     /// `None`: the daemon's own, for tests only, since a restart of the service empties that.
     pub cgroup: Option<String>,
     /// Its `oom_score_adj`, where the kernel allows it; -1000 is right.
@@ -118,7 +120,7 @@ fn enter(path: &str) -> Result<EnterCgroup> {
     let made = || -> io::Result<EnterCgroup> {
         let cgroup = Cgroup::at(path)?;
         cgroup.make()?;
-        cgroup.entry()
+        cgroup.without_v1().entry()
     };
     made().map_err(|source| Error::Io {
         doing: "make cgroup",

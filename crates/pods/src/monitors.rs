@@ -79,19 +79,26 @@ pub(crate) struct Kept {
 }
 
 impl Live {
-    /// The monitor; waits while a successor is being started.
+    /// The monitor; waits while it, or a successor, is being started.
     pub(crate) async fn monitor(&self) -> Result<Monitor, Error> {
-        if self.closing.load(Ordering::Acquire) {
-            return Err(Error::WrongState("the pod sandbox is not ready".to_owned()));
-        }
+        let closing = || self.closing.load(Ordering::Acquire);
         let mut there = self.monitor.subscribe();
-        let wait = there.wait_for(Option::is_some);
-        match tokio::time::timeout(READY, wait).await {
-            Ok(Ok(monitor)) => monitor
-                .clone()
-                .ok_or_else(|| Error::Monitor("lost".to_owned())),
-            Ok(Err(_)) | Err(_) => Err(Error::Monitor("there is none".to_owned())),
+        let wait = there.wait_for(|monitor| monitor.is_some() || closing());
+        let monitor = match tokio::time::timeout(READY, wait).await {
+            Ok(Ok(monitor)) => monitor.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        match monitor {
+            _ if closing() => Err(Error::WrongState("the pod sandbox is not ready".to_owned())),
+            Some(monitor) => Ok(monitor),
+            None => Err(Error::Monitor("there is none".to_owned())),
         }
+    }
+
+    /// There will be no monitor: who waits for one is told, and later callers too.
+    fn close(&self) -> Option<Monitor> {
+        self.closing.store(true, Ordering::Release);
+        self.monitor.send_replace(None)
     }
 
     /// The monitor if it is there now.
@@ -170,11 +177,46 @@ pub(crate) fn dir(node: &Node, pod: &PodId) -> PathBuf {
 
 /// The stage `monitor`.
 pub(crate) async fn start(run: &Run) -> Result<(), Error> {
-    let (monitor, events) = spawn(&run.node, &run.id).await?;
     let live = run.node.live(&run.id);
+    let spawned = spawn(&run.node, &run.id).await;
+    let (monitor, events) = spawned.inspect_err(|_| drop(live.close()))?;
+    enter_v1(&run.node, &run.id, &monitor);
     live.monitor.send_replace(Some(monitor));
     supervise(&run.node, &run.id, live, events);
     Ok(())
+}
+
+/// Moves a monitor into its cgroups of version 1, in the background: the kernel may take longer for
+/// it than a pod's start takes. If the daemon's service is stopped right then and the monitor with
+/// it, the next daemon starts a successor.
+fn enter_v1(node: &Arc<Node>, pod: &PodId, monitor: &Monitor) {
+    if node.options.keeper.is_systemd() {
+        return;
+    }
+    let path = node.options.keeper.monitor(pod);
+    let pid = i32::try_from(monitor.pid()).ok();
+    let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else {
+        return;
+    };
+    let enter = {
+        let path = path.clone();
+        move || {
+            let cgroup = sys::cgroup::Cgroup::at(&path)?;
+            match cgroup.has_v1() {
+                true => cgroup.enter(pid),
+                false => Ok(()),
+            }
+        }
+    };
+    let (node, pod) = (Arc::clone(node), pod.clone());
+    tokio::spawn(async move {
+        if let Err(error) = node.pools.helpers.run(enter).await
+            // Its pod is gone already.
+            && node.live(&pod).monitor_now().is_some()
+        {
+            tracing::warn!(pod = pod.as_str(), path, %error, "monitor not in all of its cgroups");
+        }
+    });
 }
 
 async fn spawn(node: &Node, pod: &PodId) -> Result<(Monitor, Events), Error> {
@@ -224,6 +266,7 @@ async fn take_over(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events,
     let (monitor, events) = connected.map_err(|error| Error::Monitor(chain(&error)))?;
     catch_up(node, pod, live, &monitor).await?;
     hold(node, pod, live, &monitor).await?;
+    enter_v1(node, pod, &monitor);
     live.monitor.send_replace(Some(monitor));
     Ok(events)
 }
@@ -336,6 +379,7 @@ async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, E
         pid = monitor.pid(),
         "a successor of the monitor took over"
     );
+    enter_v1(node, pod, &monitor);
     live.monitor.send_replace(Some(monitor));
     Ok(events)
 }
@@ -539,9 +583,8 @@ pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
 /// Ends a pod's monitor and removes its cgroup and files; fine if there is none.
 pub(crate) async fn end(node: &Node, pod: &PodId) -> Result<(), Error> {
     let live = node.live(pod);
-    live.closing.store(true, Ordering::Release);
     let dir = dir(node, pod);
-    let monitor = match live.monitor.send_replace(None) {
+    let monitor = match live.close() {
         Some(monitor) => Some(monitor),
         None => Monitor::connect(&dir)
             .await

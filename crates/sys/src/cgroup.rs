@@ -193,19 +193,33 @@ impl Cgroup {
     /// # Errors
     /// `ENOENT`: it isn't there.
     pub fn entry(&self) -> io::Result<EnterCgroup> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let open = |dir: &Dir| -> io::Result<OwnedFd> {
-            Ok(rustix::fs::open(
-                dir.path.join("cgroup.procs"),
-                flags,
-                Mode::empty(),
-            )?)
+        let open = |path: &Path, flags| -> io::Result<OwnedFd> {
+            let flags = flags | OFlags::CLOEXEC;
+            Ok(rustix::fs::open(path, flags, Mode::empty())?)
         };
-        self.dirs
-            .iter()
-            .map(open)
-            .collect::<io::Result<_>>()
-            .map(EnterCgroup)
+        let born_in = self
+            .v2()
+            .map(|dir| open(dir, OFlags::RDONLY | OFlags::DIRECTORY))
+            .transpose()?;
+        let v1 = self.dirs.iter().filter(|dir| !dir.is_v2());
+        let procs = v1.map(|dir| open(&dir.path.join("cgroup.procs"), OFlags::WRONLY));
+        Ok(EnterCgroup {
+            born_in,
+            procs: procs.collect::<io::Result<_>>()?,
+        })
+    }
+
+    /// Keeps only the hierarchy of version 2: none where there is none.
+    #[must_use]
+    pub fn without_v1(mut self) -> Self {
+        self.dirs.retain(Dir::is_v2);
+        self
+    }
+
+    /// Whether a hierarchy of version 1 is among its own.
+    #[must_use]
+    pub fn has_v1(&self) -> bool {
+        self.dirs.iter().any(|dir| !dir.is_v2())
     }
 
     /// Moves a process into it.

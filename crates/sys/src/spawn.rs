@@ -81,10 +81,15 @@ impl fmt::Display for Status {
     }
 }
 
-/// Open `cgroup.procs` files, one of each hierarchy: a child writes itself into them before it
-/// runs its program. Made by [`crate::cgroup::Cgroup::entry`].
+/// The way into a cgroup. Made by [`crate::cgroup::Cgroup::entry`].
 #[derive(Debug)]
-pub struct EnterCgroup(pub Vec<OwnedFd>);
+pub struct EnterCgroup {
+    /// Directory of version 2: a child is born in it (`CLONE_INTO_CGROUP`), which waits for nothing.
+    pub(crate) born_in: Option<OwnedFd>,
+    /// `cgroup.procs` of version 1, one of each hierarchy: a child writes itself into them before it
+    /// runs its program. Such a move may wait for a grace period of the kernel: 4 to 16 ms.
+    pub(crate) procs: Vec<OwnedFd>,
+}
 
 /// A program that is run to its end by [`run`].
 #[derive(Debug)]
@@ -241,6 +246,9 @@ pub enum Session {
 pub struct Spec<'a> {
     /// The program's file; no search in `PATH`.
     pub path: &'a Path,
+    /// What is run in the file's place: a copy of it ([`crate::sealed::program`]). Where the kernel
+    /// refuses to run the copy, the file is run.
+    pub image: Option<BorrowedFd<'a>>,
     /// Arguments, without the program's name.
     pub args: Vec<OsString>,
     /// The whole environment.
@@ -266,6 +274,7 @@ impl<'a> Spec<'a> {
     pub fn new(path: &'a Path) -> Self {
         Self {
             path,
+            image: None,
             args: Vec::new(),
             env: Vec::new(),
             cwd: None,

@@ -1,5 +1,6 @@
 //! CreateContainer: layer → mount → bundle → record ∥ runtime → state.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -37,6 +38,8 @@ pub(crate) struct Create {
     dirs: OnceLock<Dirs>,
     root: OnceLock<std::path::PathBuf>,
     built: OnceLock<(spec::oci::Spec, Made)>,
+    /// The runtime's program where it is not its file.
+    runtime: OnceLock<Option<Arc<OwnedFd>>>,
     init: OnceLock<Init>,
 }
 
@@ -49,38 +52,42 @@ struct Image {
 
 /// The stages.
 pub(crate) const PLAN: &Plan<Create> = &[
-    &[Stage {
+    Stage {
         name: "layer",
+        after: &[],
         act: |create| Box::pin(layer(create)),
         undo: Some(undo_layer),
-    }],
-    &[Stage {
+    },
+    Stage {
         name: "mount",
+        after: &["layer"],
         act: |create| Box::pin(mount(create)),
         undo: Some(undo_mount),
-    }],
-    &[Stage {
+    },
+    Stage {
         name: "bundle",
+        after: &["mount"],
         act: |create| Box::pin(make_bundle(create)),
         undo: None,
-    }],
-    &[
-        Stage {
-            name: "record",
-            act: |create| Box::pin(record(create)),
-            undo: None,
-        },
-        Stage {
-            name: "runtime",
-            act: |create| Box::pin(make(create)),
-            undo: Some(undo_make),
-        },
-    ],
-    &[Stage {
+    },
+    Stage {
+        name: "record",
+        after: &["bundle"],
+        act: |create| Box::pin(record(create)),
+        undo: None,
+    },
+    Stage {
+        name: "runtime",
+        after: &["bundle"],
+        act: |create| Box::pin(make(create)),
+        undo: Some(undo_make),
+    },
+    Stage {
         name: "state",
+        after: &["record", "runtime"],
         act: |create| Box::pin(publish(create)),
         undo: Some(unpublish),
-    }],
+    },
 ];
 
 /// Creates a container, or joins or finds the one that the same request made.
@@ -147,6 +154,7 @@ async fn work(
         dirs: OnceLock::new(),
         root: OnceLock::new(),
         built: OnceLock::new(),
+        runtime: OnceLock::new(),
         init: OnceLock::new(),
         node: Arc::clone(&node),
         pod,
@@ -357,12 +365,16 @@ async fn make_bundle(create: &Create) -> Result<(), Error> {
             serde_json::to_vec(&built.0).map_err(|wrong| Error::Internal(wrong.to_string()))?;
         // On tmpfs, read by the runtime at once: nothing is synced.
         sys::durable::replace_volatile(&path, &text, 0o600).map_err(Error::io("write", path))?;
-        Ok::<_, Error>(built)
+        let image = node
+            .handlers
+            .get(&ingredients.pod.made.handler)?
+            .image
+            .get();
+        Ok::<_, Error>((built, image))
     };
-    once(
-        &create.built,
-        blocking(&create.node.pools.mounts, build).await?,
-    )
+    let (built, image) = blocking(&create.node.pools.mounts, build).await?;
+    once(&create.runtime, image)?;
+    once(&create.built, built)
 }
 
 fn make_log_dir(log_path: &str) -> Result<(), Error> {
@@ -430,8 +442,9 @@ async fn make(create: &Create) -> Result<(), Error> {
     };
     let message = monitors::create_message(&create.node, &create.container(nobody), create.dirs())?;
     let monitor = create.live.monitor().await?;
+    let runtime = create.runtime.get().and_then(Option::as_ref);
     let made = monitor
-        .create(message)
+        .create(message, runtime.map(|image| image.as_fd()))
         .await
         .map_err(|error| runtime_error("container create failed", error))?;
     let pid = i32::try_from(made.pid).map_err(|_| Error::Internal(format!("pid {}", made.pid)))?;

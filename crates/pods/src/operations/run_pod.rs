@@ -1,4 +1,4 @@
-//! RunPodSandbox: record → namespaces ∥ monitor → network ∥ files → infra → state.
+//! RunPodSandbox: (record → files) ∥ (namespaces → network) → infra → state, all ∥ monitor, → publish.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -35,45 +35,55 @@ pub(crate) struct Run {
 
 /// The stages.
 pub(crate) const PLAN: &Plan<Run> = &[
-    &[Stage {
+    Stage {
         name: "record",
+        after: &[],
         act: |run| Box::pin(record(run)),
         undo: Some(records::undo_pod),
-    }],
-    &[
-        Stage {
-            name: "namespaces",
-            act: |run| Box::pin(namespaces::pin(run)),
-            undo: Some(namespaces::undo),
-        },
-        Stage {
-            name: "monitor",
-            act: |run| Box::pin(monitors::start(run)),
-            undo: Some(monitors::undo),
-        },
-    ],
-    &[
-        Stage {
-            name: "network",
-            act: |run| Box::pin(networking::attach(run)),
-            undo: Some(networking::undo),
-        },
-        Stage {
-            name: "files",
-            act: |run| Box::pin(files::make(run)),
-            undo: Some(files::undo),
-        },
-    ],
-    &[Stage {
+    },
+    // The longest on cgroup v1, where entering a cgroup may wait for a grace period of the kernel.
+    Stage {
+        name: "monitor",
+        after: &[],
+        act: |run| Box::pin(monitors::start(run)),
+        undo: Some(monitors::undo),
+    },
+    Stage {
+        name: "namespaces",
+        after: &[],
+        act: |run| Box::pin(namespaces::pin(run)),
+        undo: Some(namespaces::undo),
+    },
+    Stage {
+        name: "network",
+        after: &["namespaces"],
+        act: |run| Box::pin(networking::attach(run)),
+        undo: Some(networking::undo),
+    },
+    Stage {
+        name: "files",
+        after: &["record"],
+        act: |run| Box::pin(files::make(run)),
+        undo: Some(files::undo),
+    },
+    Stage {
         name: "infra",
+        after: &["network", "files"],
         act: |run| Box::pin(infra::start(run)),
         undo: Some(infra::undo),
-    }],
-    &[Stage {
+    },
+    Stage {
         name: "state",
+        after: &["infra"],
+        act: |run| Box::pin(write(run)),
+        undo: None,
+    },
+    Stage {
+        name: "publish",
+        after: &["state", "monitor"],
         act: |run| Box::pin(publish(run)),
         undo: Some(unpublish),
-    }],
+    },
 ];
 
 /// Runs a pod, or joins or finds the one that the same request made.
@@ -184,6 +194,17 @@ impl Run {
         self.dirs.get().expect("the record stage comes first")
     }
 
+    fn pod(&self) -> Pod {
+        Pod {
+            id: self.id.clone(),
+            request: Arc::clone(&self.request),
+            made: Arc::new(self.made()),
+            resources: Arc::new(self.request.resources.clone()),
+            created: self.created,
+            ready: true,
+        }
+    }
+
     fn made(&self) -> Made {
         let attachment = self.attachment.get();
         let pins = namespaces::Pins::of(&self.node, &self.id, &self.request);
@@ -207,21 +228,16 @@ impl Run {
     }
 }
 
-async fn publish(run: &Run) -> Result<(), Error> {
-    let pod = Pod {
-        id: run.id.clone(),
-        request: Arc::clone(&run.request),
-        made: Arc::new(run.made()),
-        resources: Arc::new(run.request.resources.clone()),
-        created: run.created,
-        ready: true,
-    };
-    let (record, dirs) = (pod.clone(), run.dirs().clone());
+async fn write(run: &Run) -> Result<(), Error> {
+    let (pod, dirs) = (run.pod(), run.dirs().clone());
     blocking(&run.node.pools.files, move || {
-        records::write_pod(&record, &dirs)
+        records::write_pod(&pod, &dirs)
     })
-    .await?;
-    run.node.table.put_pod(pod);
+    .await
+}
+
+async fn publish(run: &Run) -> Result<(), Error> {
+    run.node.table.put_pod(run.pod());
     Ok(())
 }
 

@@ -14,12 +14,16 @@ use rustix::process::Pid;
 
 use super::{Child, Session, Spec, registry};
 
+mod into_cgroup;
+
 /// The child's stack: a few system calls deep.
 const STACK: usize = 64 * 1024;
 
 /// What the child reads; `stage` and `errno` are what it writes.
 struct Plan {
     program: *const c_char,
+    /// A copy of the program, moved above every target; -1: none.
+    image: RawFd,
     argv: *const *const c_char,
     envp: *const *const c_char,
     cwd: *const c_char,
@@ -54,11 +58,12 @@ pub(super) fn start(spec: &Spec<'_>) -> Result<Child, (&'static str, io::Error)>
             }
         }
     }
-    let cgroups: Vec<RawFd> = spec
+    let mut cgroups: Vec<RawFd> = spec
         .cgroup
         .iter()
-        .flat_map(|cgroup| cgroup.0.iter().map(AsRawFd::as_raw_fd))
+        .flat_map(|cgroup| cgroup.procs.iter().map(AsRawFd::as_raw_fd))
         .collect();
+    let born_in = spec.cgroup.and_then(|cgroup| cgroup.born_in.as_ref());
     let high = fds
         .iter()
         .map(|(_, its)| its.saturating_add(1))
@@ -69,6 +74,7 @@ pub(super) fn start(spec: &Spec<'_>) -> Result<Child, (&'static str, io::Error)>
     let oom = oom.as_deref().unwrap_or("");
     let mut plan = Plan {
         program: strings.program.as_ptr(),
+        image: spec.image.map_or(-1, |image| image.as_raw_fd()),
         argv: strings.argv.as_ptr(),
         envp: strings.envp.as_ptr(),
         cwd: strings.cwd.as_ref().map_or(ptr::null(), |dir| dir.as_ptr()),
@@ -85,7 +91,23 @@ pub(super) fn start(spec: &Spec<'_>) -> Result<Child, (&'static str, io::Error)>
         errno: 0,
     };
     let _gate = registry::making();
-    let (pid, pidfd) = clone(&mut plan).map_err(|err| ("clone", err))?;
+    let cloned = match born_in {
+        Some(cgroup) => into_cgroup::clone(&mut plan, cgroup),
+        None => clone(&mut plan),
+    };
+    // Kept open until the child has used it.
+    let _procs;
+    let cloned = match (cloned, born_in) {
+        (Err(err), Some(cgroup)) if into_cgroup::is_unknown(&err) => {
+            let procs = open_procs(cgroup).map_err(|err| ("open cgroup.procs", err))?;
+            cgroups.push(procs.as_raw_fd());
+            _procs = procs;
+            (plan.cgroups, plan.cgroup_count) = (cgroups.as_ptr(), cgroups.len());
+            clone(&mut plan)
+        }
+        (cloned, _) => cloned,
+    };
+    let (pid, pidfd) = cloned.map_err(|err| ("clone", err))?;
     registry::add(pid);
     let mut child = Child {
         pid,
@@ -114,6 +136,12 @@ fn open_null(fds: &[(RawFd, RawFd)]) -> io::Result<Option<OwnedFd>> {
         flags,
         rustix::fs::Mode::empty(),
     )?))
+}
+
+fn open_procs(cgroup: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    let none = rustix::fs::Mode::empty();
+    Ok(rustix::fs::openat(cgroup, "cgroup.procs", flags, none)?)
 }
 
 /// C strings and the arrays of pointers to them.
@@ -288,6 +316,20 @@ fn prepare(plan: &mut Plan) -> &'static CStr {
     if let Err(stage) = move_fds(plan) {
         return stage;
     }
+    if plan.image >= 0 {
+        let (empty, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+        // SAFETY: as below, and a literal. It returns only if the copy can't be run.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                plan.image,
+                empty,
+                plan.argv,
+                plan.envp,
+                flags,
+            )
+        };
+    }
     // SAFETY: NUL-terminated strings and NULL-terminated arrays of the parent's.
     unsafe { libc::execve(plan.program, plan.argv, plan.envp) };
     c"execve"
@@ -344,6 +386,10 @@ fn move_fds(plan: &mut Plan) -> Result<(), &'static CStr> {
         if pair.0 < 0 {
             return Err(c"fcntl");
         }
+    }
+    if plan.image >= 0 {
+        // SAFETY: plain system call on descriptors. Failing leaves -1: the file is run then.
+        plan.image = unsafe { libc::fcntl(plan.image, libc::F_DUPFD_CLOEXEC, plan.high) };
     }
     for at in 0..plan.fd_count {
         // SAFETY: as above.
