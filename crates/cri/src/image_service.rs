@@ -187,6 +187,7 @@ impl v1::image_service_server::ImageService for ImageService {
             reference,
             credentials: credentials(request.auth)?,
             namespace: pod.map(|metadata| metadata.namespace).unwrap_or_default(),
+            auth_file: None,
         };
         let pulled = self
             .images

@@ -184,12 +184,16 @@ fn storage(settings: &Settings) -> Result<storage::Options> {
 }
 
 /// The pause image, where somebody set one: the default needs none.
-fn pause_image(settings: &Settings) -> Option<(String, String)> {
+fn pause_image(settings: &Settings) -> Option<pods::PauseImage> {
     let (section, key) = ("crio.image", "pause_image");
     let image = settings.text(section, key);
     (settings.is_set(section, key) && !image.is_empty()).then(|| {
-        let command = settings.text(section, "pause_command");
-        (image.to_owned(), command.to_owned())
+        let auth_file = settings.path(section, "pause_image_auth_file");
+        pods::PauseImage {
+            reference: image.to_owned(),
+            command: settings.text(section, "pause_command").to_owned(),
+            auth_file: Some(auth_file).filter(|path| !path.as_os_str().is_empty()),
+        }
     })
 }
 
@@ -204,6 +208,8 @@ fn images(settings: &Settings, matches: &ArgMatches) -> image::Options {
         registries_conf: argument(matches, "registries-conf").into(),
         registries_conf_dir: argument(matches, "registries-conf-dir").into(),
         policy: given("signature_policy").unwrap_or(default.policy),
+        policy_dir: given("signature_policy_dir"),
+        namespaced_auth_dir: given("namespaced_auth_dir"),
         global_auth_file: given("global_auth_file"),
         auth_files: auth_files(),
         user_agent: format!("cri-o/1.36.3 crioxide/{}", env!("CARGO_PKG_VERSION")),

@@ -1,15 +1,18 @@
-//! Credentials: from a request, or from the files that podman and docker write.
+//! Credentials: from a request, or what the node knows for a repository.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use serde::Deserialize;
 
-use crate::error::{Error, Result};
-use crate::registries::read_bounded;
+mod file;
+mod helper;
+mod search;
+
+pub(crate) use search::Search;
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use file::look_up as find;
 
 /// What is shown to a registry. Its `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -97,131 +100,9 @@ impl Credentials {
     }
 }
 
-#[derive(Deserialize, Default)]
-struct File {
-    #[serde(default)]
-    auths: BTreeMap<String, Entry>,
-}
-
-#[derive(Deserialize, Default)]
-struct Entry {
-    #[serde(default)]
-    auth: String,
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    password: String,
-    #[serde(default)]
-    identitytoken: String,
-    #[serde(default)]
-    registrytoken: String,
-}
-
-/// Looks a repository (`host/path`) up in a file: its longest key that is the repository, a
-/// namespace above it, or the host. An absent file knows none.
-pub(crate) fn look_up(file: &Path, repository: &str) -> Result<Option<Credentials>> {
-    let bad = |reason: String| Error::Config {
-        path: file.to_owned(),
-        reason,
-    };
-    let Some(bytes) = read_bounded(file).map_err(|error| bad(error.to_string()))? else {
-        return Ok(None);
-    };
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(None);
-    }
-    find(&bytes, repository).map_err(bad)
-}
-
-/// The same in a file's content.
-pub(crate) fn find(bytes: &[u8], repository: &str) -> Result<Option<Credentials>, String> {
-    let File { auths } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let best = auths
-        .iter()
-        .map(|(written, entry)| (normalised(written), written, entry))
-        .filter(|(key, ..)| {
-            repository
-                .strip_prefix(key.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
-        // Of keys that mean the same, the one that needs no normalising.
-        .max_by_key(|(key, written, _)| (key.len(), key == *written));
-    let Some((key, _, entry)) = best else {
-        return Ok(None);
-    };
-    Credentials::from_request(
-        &entry.username,
-        &entry.password,
-        &entry.auth,
-        &entry.identitytoken,
-        &entry.registrytoken,
-    )
-    .map_err(|error| format!("{key}: {error}"))
-}
-
-/// Docker's keys may be URLs, with the version of the protocol.
-fn normalised(key: &str) -> String {
-    let key = key
-        .strip_prefix("https://")
-        .or_else(|| key.strip_prefix("http://"))
-        .unwrap_or(key);
-    let key = key.trim_end_matches('/');
-    let key = key
-        .strip_suffix("/v1")
-        .or_else(|| key.strip_suffix("/v2"))
-        .unwrap_or(key);
-    let (host, rest) = key
-        .split_once('/')
-        .map_or((key, None), |(host, rest)| (host, Some(rest)));
-    let host = match host {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io",
-        other => other,
-    };
-    rest.map_or_else(|| host.to_owned(), |rest| format!("{host}/{rest}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn the_longest_key_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("auth.json");
-        let auth = |text: &str| json!({"auth": STANDARD.encode(text)});
-        let file = json!({"auths": {
-            "https://index.docker.io/v1/": auth("hub:1"),
-            "h.io": auth("host:2"),
-            "h.io/team": auth("team:3:with:colons"),
-            "h.io/team/app": auth("app:4"),
-            "h.io:5000": {"auth": "", "identitytoken": "secret"},
-            "https://twice.io/v1/": auth("docker:5"),
-            "twice.io": auth("podman:6"),
-        }, "credHelpers": {}});
-        std::fs::write(&path, file.to_string()).unwrap();
-        for (repository, user) in [
-            ("docker.io/library/busybox", Some("hub")),
-            ("h.io/other", Some("host")),
-            ("h.io/team/x", Some("team")),
-            ("h.io/teamx/x", Some("host")),
-            ("h.io/team/app", Some("app")),
-            ("h.io.evil.com/a", None),
-            ("h.io:5000/a", Some("")),
-            ("twice.io/a", Some("podman")),
-        ] {
-            let found = look_up(&path, repository).unwrap();
-            let name = found.as_ref().map(|found| match found {
-                Credentials::Basic { username, .. }
-                | Credentials::IdentityToken { username, .. } => username.as_str(),
-                Credentials::RegistryToken(_) => "token",
-            });
-            assert_eq!(name, user, "{repository}");
-        }
-        assert_eq!(look_up(Path::new("/nonexistent"), "h.io/a").unwrap(), None);
-        std::fs::write(&path, "{").unwrap();
-        assert!(look_up(&path, "h.io/a").is_err());
-    }
 
     #[test]
     fn debug_shows_no_secret() {

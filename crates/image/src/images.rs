@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -126,18 +125,27 @@ impl Images {
         }
     }
 
-    /// Tells whether an image may run under the name that the user gave it (or, by ID, under one
-    /// of its own). Asked again at every creation: it may be in the store for another's sake.
+    /// Tells whether an image may run in a Kubernetes namespace under the name that the user gave it
+    /// (or, by ID, under one of its own). Asked again at every creation: it may be in the store for another's sake.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Policy`].
-    pub async fn allowed(&self, image: &Image, user_specified: &str) -> Result<()> {
-        let (policy, image) = (self.0.puller.options.policy.clone(), image.clone());
+    pub async fn allowed(
+        &self,
+        image: &Image,
+        user_specified: &str,
+        namespace: &str,
+    ) -> Result<()> {
+        let (shared, image) = (Arc::clone(&self.0), image.clone());
+        let namespace = namespace.to_owned();
         let named: Option<Reference> = user_specified.parse().ok();
         self.0
             .puller
             .files
-            .run(move || is_allowed(&policy, &image, named))
+            .run(move || {
+                let policy = shared.puller.options.policy_of(&namespace)?;
+                is_allowed(&policy, &image, named)
+            })
             .await
     }
 }
@@ -212,15 +220,14 @@ impl Shared {
     }
 }
 
-fn is_allowed(policy: &Path, image: &Image, named: Option<Reference>) -> Result<()> {
-    let policy = Policy::load(policy).map_err(Error::Policy)?;
+fn is_allowed(policy: &Policy, image: &Image, named: Option<Reference>) -> Result<()> {
     if let Some(named) = named {
-        return Ok(named.is_allowed_by(&policy)?);
+        return Ok(named.is_allowed_by(policy)?);
     }
     let own = image.repo_tags.iter().chain(&image.repo_digests);
     let mut refused = None;
     for name in own.filter_map(|name| name.parse::<Reference>().ok()) {
-        match name.is_allowed_by(&policy) {
+        match name.is_allowed_by(policy) {
             Ok(()) => return Ok(()),
             Err(why) => refused = refused.or(Some(why)),
         }

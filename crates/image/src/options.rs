@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use storage::UnpackLimits;
+use trust::Policy;
 
+use crate::error::{Error, Result};
 use crate::platform::Platform;
 
 /// Files, limits and times.
@@ -18,11 +20,17 @@ pub struct Options {
     pub certs_dirs: Vec<PathBuf>,
     /// `policy.json`; absent refuses every image.
     pub policy: PathBuf,
+    /// Directory of policies of Kubernetes namespaces, `NAMESPACE.json`, each in place of `policy`.
+    pub policy_dir: Option<PathBuf>,
+    /// Directory of files of credentials for one pull each, by namespace and image; absent is fine.
+    pub namespaced_auth_dir: Option<PathBuf>,
     /// Credentials that come before those of `auth_files`.
     pub global_auth_file: Option<PathBuf>,
     /// Files of credentials (`auth.json`, docker's `config.json`), the first that knows the
     /// repository counts; absent ones are fine.
     pub auth_files: Vec<PathBuf>,
+    /// Directories (`a:b`) in which credential helpers are looked up.
+    pub helper_path: String,
     /// What registries are told we are.
     pub user_agent: String,
     /// Which of an index's images is taken.
@@ -55,8 +63,11 @@ impl Default for Options {
                 "/etc/docker/certs.d".into(),
             ],
             policy: "/etc/containers/policy.json".into(),
+            policy_dir: None,
+            namespaced_auth_dir: None,
             global_auth_file: None,
             auth_files: Vec::new(),
+            helper_path: std::env::var("PATH").unwrap_or_default(),
             user_agent: "crioxide".to_owned(),
             platform: Platform::host(),
             pinned: Vec::new(),
@@ -69,4 +80,32 @@ impl Default for Options {
             unpack_limits: UnpackLimits::default(),
         }
     }
+}
+
+impl Options {
+    /// The policy for what a Kubernetes namespace pulls and runs: its own, where there is a file of
+    /// it, else the node's. An empty namespace is none.
+    ///
+    /// # Errors
+    /// [`Error::Policy`].
+    pub(crate) fn policy_of(&self, namespace: &str) -> Result<Policy> {
+        let own = self
+            .policy_dir
+            .as_ref()
+            .filter(|_| is_label(namespace))
+            .map(|dir| dir.join(format!("{namespace}.json")));
+        match own.map(|path| Policy::load(&path)) {
+            Some(Err(trust::Error::Read { source, .. }))
+                if source.kind() == std::io::ErrorKind::NotFound => {}
+            Some(policy) => return policy.map_err(Error::Policy),
+            None => {}
+        }
+        Policy::load(&self.policy).map_err(Error::Policy)
+    }
+}
+
+/// A label of RFC 1123, as namespaces are: nothing that leads out of a directory.
+pub(crate) fn is_label(namespace: &str) -> bool {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !namespace.is_empty() && namespace.chars().all(fine)
 }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use trust::Policy;
 
 use crate::client::{Client, Session};
-use crate::credentials::{self, Credentials};
+use crate::credentials::{Credentials, Search};
 use crate::error::{Error, Result};
 use crate::image::OciConfig;
 use crate::options::Options;
@@ -31,6 +31,8 @@ pub struct PullRequest {
     pub reference: String,
     /// Credentials for the registry that it names; those of files if `None`.
     pub credentials: Option<Credentials>,
+    /// A file of credentials that comes before those of the node.
+    pub auth_file: Option<PathBuf>,
     /// The Kubernetes namespace that it is for; a pull is shared within one only.
     pub namespace: String,
 }
@@ -184,11 +186,12 @@ impl Plan {
     fn make(options: &Options, request: &PullRequest) -> Result<Self> {
         let name: ImageName = request.reference.parse()?;
         let registries = Registries::load(&options.registries_conf, &options.registries_conf_dir)?;
-        let policy = Policy::load(&options.policy).map_err(Error::Policy)?;
+        let policy = options.policy_of(&request.namespace)?;
+        let search = Search::new(options, registries.credential_helpers(), request)?;
         let mut candidates = Vec::new();
         let mut refused = Vec::new();
         for reference in registries.candidates(&name)? {
-            match Self::candidate(options, request, &registries, &policy, &reference) {
+            match Self::candidate(request, &registries, &policy, &search, &reference) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(error) => refused.push((reference.to_string(), error)),
             }
@@ -200,10 +203,10 @@ impl Plan {
     }
 
     fn candidate(
-        options: &Options,
         request: &PullRequest,
         registries: &Registries,
         policy: &Policy,
+        search: &Search<'_>,
         reference: &Reference,
     ) -> Result<Candidate> {
         reference.is_allowed_by(policy)?;
@@ -212,7 +215,7 @@ impl Plan {
             // A request's credentials are for the registry that it names, never for a mirror.
             let credentials = match &request.credentials {
                 Some(given) if source.reference.host() == reference.host() => Some(given.clone()),
-                _ => from_files(options, &source.reference)?,
+                _ => search.find(&source.reference)?,
             };
             sources.push((source, credentials));
         }
@@ -221,21 +224,6 @@ impl Plan {
             sources,
         })
     }
-}
-
-fn from_files(options: &Options, reference: &Reference) -> Result<Option<Credentials>> {
-    let repository = reference.repository();
-    let files: Vec<&PathBuf> = options
-        .global_auth_file
-        .iter()
-        .chain(&options.auth_files)
-        .collect();
-    for file in files {
-        if let Some(found) = credentials::look_up(file, &repository)? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
 }
 
 /// One error of several sources; the last is the registry itself.

@@ -25,6 +25,7 @@ pub(crate) struct Registries {
     search_file: PathBuf,
     aliases: BTreeMap<String, String>,
     enforcing: bool,
+    credential_helpers: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -80,6 +81,11 @@ impl Registries {
         self.add_content(path, &bytes).map_err(bad)
     }
 
+    /// Helpers that are asked for credentials, in order; none: the files alone.
+    pub(crate) fn credential_helpers(&self) -> &[String] {
+        &self.credential_helpers
+    }
+
     /// Adds what the file at `path` holds.
     pub(crate) fn add_content(&mut self, path: &Path, bytes: &[u8]) -> Result<(), String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
@@ -92,6 +98,9 @@ impl Registries {
         }
         if let Some(search) = raw.unqualified_search_registries {
             (self.search, self.search_file) = (search, path.to_owned());
+        }
+        if let Some(helpers) = raw.credential_helpers {
+            self.credential_helpers = helpers;
         }
         if let Some(mode) = raw.short_name_mode {
             self.enforcing = match mode.as_str() {

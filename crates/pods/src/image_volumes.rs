@@ -19,9 +19,13 @@ use crate::{ContainerRequest, Error};
 /// Directory of the mounts in a bundle.
 const DIR: &str = "image-volumes";
 
-/// Finds the images that a request mounts and asks whether they may be used here; their ids, in
+/// Finds the images that a request mounts and asks whether they may be used in its namespace; their ids, in
 /// the order of the mounts.
-pub(crate) async fn find(node: &Node, request: &ContainerRequest) -> Result<Vec<String>, Error> {
+pub(crate) async fn find(
+    node: &Node,
+    request: &ContainerRequest,
+    namespace: &str,
+) -> Result<Vec<String>, Error> {
     let mut ids = Vec::new();
     for (mount, volume) in wanted(request) {
         if !mount.readonly {
@@ -41,7 +45,7 @@ pub(crate) async fn find(node: &Node, request: &ContainerRequest) -> Result<Vec<
             &volume.user_specified
         };
         node.images
-            .allowed(&image, meant)
+            .allowed(&image, meant, namespace)
             .await
             .map_err(|refused| failed(chain(&refused)))?;
         ids.push(image.id.to_string());

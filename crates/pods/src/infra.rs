@@ -11,7 +11,7 @@ use spec::mounts::{self, Bind};
 use spec::{capabilities::Set, oci, seccomp};
 
 use crate::monitors::{self, wire_id};
-use crate::node::{Node, blocking};
+use crate::node::{Node, PauseImage, blocking};
 use crate::operations::chain;
 use crate::operations::create_container::runtime_error;
 use crate::operations::intent::Subject;
@@ -39,7 +39,7 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     let spec = build(run)?;
     let dir = run.dirs().bundle.clone();
     blocking(&run.node.pools.files, move || write(&dir, &spec)).await?;
-    if let Some((image, _)) = &run.node.options.pause_image {
+    if let Some(image) = &run.node.options.pause_image {
         mount_image(run, image).await?;
     }
     let create = message(&run.node, &run.id, &run.handler, &run.dirs().bundle)?;
@@ -64,13 +64,14 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
 }
 
 /// Mounts the configured pause image as the process's root; pulls it where it is missing.
-async fn mount_image(run: &Run, name: &str) -> Result<(), Error> {
+async fn mount_image(run: &Run, pause: &PauseImage) -> Result<(), Error> {
     let images = &run.node.images;
-    let image = match images.find(name).await? {
+    let image = match images.find(&pause.reference).await? {
         Some(image) => image.id,
         None => {
             let request = image::PullRequest {
-                reference: name.to_owned(),
+                reference: pause.reference.clone(),
+                auth_file: pause.auth_file.clone(),
                 credentials: None,
                 namespace: String::new(),
             };
@@ -89,7 +90,7 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
         namespaces::Pins::of(&run.node, &run.id, &run.request),
     );
     let (args, binds) = match (&node.options.pause_image, &node.options.pause) {
-        (Some((_, command)), _) => (vec![command.clone()], Vec::new()),
+        (Some(pause), _) => (vec![pause.command.clone()], Vec::new()),
         (None, Some(pause)) => {
             let bind = Bind {
                 destination: "/pause".to_owned(),

@@ -35,7 +35,7 @@ pub mod statistics;
 pub use error::Error;
 pub use events::{Event, Happened};
 pub use ids::{ContainerId, PodId};
-pub use node::{Options, Rooms};
+pub use node::{Options, PauseImage, Rooms};
 pub use operations::Running as RunningOperation;
 pub use operations::exec_sync::Executed;
 pub use request::{ContainerRequest, PodRequest};

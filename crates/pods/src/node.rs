@@ -15,6 +15,17 @@ use crate::snapshot::Table;
 use crate::statistics::{self, Statistics};
 use crate::{Error, PodId, PodRequest};
 
+/// An image whose command holds a pod's processes.
+#[derive(Debug, Clone)]
+pub struct PauseImage {
+    /// Its reference (`pause_image`).
+    pub reference: String,
+    /// The command (`pause_command`).
+    pub command: String,
+    /// Credentials for its pull (`pause_image_auth_file`).
+    pub auth_file: Option<PathBuf>,
+}
+
 /// How pods and containers are made on this node.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -32,9 +43,9 @@ pub struct Options {
     pub monitor: PathBuf,
     /// The pause program, where it is there.
     pub pause: Option<PathBuf>,
-    /// The image whose command holds a pod's processes in place of the pause program, and the
-    /// command (`pause_image`, `pause_command`), where somebody configured one.
-    pub pause_image: Option<(String, String)>,
+    /// The image whose command holds a pod's processes in place of the pause program, where somebody
+    /// configured one.
+    pub pause_image: Option<PauseImage>,
     /// Who keeps the cgroups, and where.
     pub keeper: Keeper,
     /// Names of capabilities that containers have by default.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 pub(super) struct RawFile {
     pub(super) unqualified_search_registries: Option<Vec<String>>,
     pub(super) short_name_mode: Option<String>,
+    pub(super) credential_helpers: Option<Vec<String>>,
     #[serde(default)]
     pub(super) registry: Vec<RawRegistry>,
     #[serde(default)]

@@ -1,10 +1,12 @@
 //! Who is shown credentials, and who is not.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use crioxide_image::{Credentials, Error};
+use crioxide_image::{Credentials, Error, PullRequest};
 use serde_json::json;
 
 use crate::fake::{self, Fake, Reply};
@@ -101,16 +103,7 @@ async fn an_identity_token_is_exchanged_and_a_registry_token_is_shown() {
 #[tokio::test]
 async fn credentials_come_from_files_for_their_repository_only() {
     let made = image();
-    let registry = Fake::start(
-        move |asked| match asked.header("authorization") == Some(&joe()) {
-            true => fake::image(&made, asked),
-            false => Reply::Full(
-                401,
-                vec![("WWW-Authenticate", "Basic realm=\"r\"".into())],
-                vec![],
-            ),
-        },
-    );
+    let registry = joes(&made);
     let node = Node::new(&registry.conf());
     let auth =
         json!({"auths": {registry.reference("team"): {"auth": STANDARD.encode("joe:sesame")}}});
@@ -121,6 +114,108 @@ async fn credentials_come_from_files_for_their_repository_only() {
         .await
         .unwrap_err();
     assert!(matches!(*other, Error::Unauthorized { .. }), "{other}");
+}
+
+/// A registry that wants joe's password.
+fn joes(made: &MadeImage) -> Fake {
+    let made = made.clone();
+    Fake::start(
+        move |asked| match asked.header("authorization") == Some(&joe()) {
+            true => fake::image(&made, asked),
+            false => Reply::Full(
+                401,
+                vec![("WWW-Authenticate", "Basic realm=\"r\"".into())],
+                vec![],
+            ),
+        },
+    )
+}
+
+#[tokio::test]
+async fn a_file_that_was_left_for_one_pull_of_a_namespace_is_good_once() {
+    let made = image();
+    let registry = joes(&made);
+    let mut auth = PathBuf::new();
+    let node = Node::with(&registry.conf(), |options| {
+        auth = options.policy.with_file_name("auth");
+        options.namespaced_auth_dir = Some(auth.clone());
+    });
+    std::fs::create_dir(&auth).unwrap();
+    let reference = registry.reference("app:1");
+    let hex: String = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, reference.as_bytes())
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let file = auth.join(format!("team-{hex}.json"));
+    let content = json!({"auths": {registry.host(): {"auth": STANDARD.encode("joe:sesame")}}});
+    std::fs::write(&file, content.to_string()).unwrap();
+    let pull = |namespace: &str| PullRequest {
+        reference: reference.clone(),
+        namespace: namespace.to_owned(),
+        ..PullRequest::default()
+    };
+    for stranger in ["", "other", "../auth/team"] {
+        let denied = node.images.pull(pull(stranger)).await.unwrap_err();
+        assert!(matches!(*denied, Error::Unauthorized { .. }), "{denied}");
+    }
+    node.images.pull(pull("team")).await.unwrap();
+    assert!(!file.try_exists().unwrap());
+    let again = node.images.pull(pull("team")).await.unwrap_err();
+    assert!(matches!(*again, Error::Unauthorized { .. }), "{again}");
+}
+
+#[tokio::test]
+async fn helpers_are_asked_for_the_host() {
+    let made = image();
+    let registry = joes(&made);
+    let node = Node::with(&registry.conf(), |options| {
+        let dir = options.policy.parent().unwrap();
+        options.helper_path = dir.display().to_string();
+    });
+    let helper = |name: &str, script: &str| {
+        let path = node.path(&format!("docker-credential-{name}"));
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let host = registry.host();
+    helper(
+        "vault",
+        &format!(
+            "[ \"$1 $(cat)\" = 'get {host}' ] && echo '{{\"Username\":\"joe\",\"Secret\":\"sesame\"}}'"
+        ),
+    );
+    helper(
+        "none",
+        "echo credentials not found in native keychain; exit 1",
+    );
+    helper("broken", "echo the vault is sealed >&2; exit 2");
+    let say = |name: &str| {
+        let content = json!({"credHelpers": {&host: name}});
+        std::fs::write(node.path("auth.json"), content.to_string()).unwrap();
+    };
+    say("vault");
+    node.pull(&registry.reference("a:1")).await.unwrap();
+    say("none");
+    let denied = node.pull(&registry.reference("a:2")).await.unwrap_err();
+    assert!(matches!(*denied, Error::Unauthorized { .. }), "{denied}");
+    for (name, words) in [
+        ("broken", "the vault is sealed"),
+        ("missing", "no program docker-credential-missing"),
+        ("../vault", "invalid name of a credential helper"),
+    ] {
+        say(name);
+        let failed = node.pull(&registry.reference("a:3")).await.unwrap_err();
+        assert!(failed.to_string().contains(words), "{failed}");
+    }
+    // One that registries.conf names is for every host, in its place in the order.
+    std::fs::remove_file(node.path("auth.json")).unwrap();
+    let conf = format!(
+        "credential-helpers = [\"none\", \"containers-auth.json\", \"vault\"]\n{}",
+        registry.conf()
+    );
+    std::fs::write(node.path("registries.conf"), conf).unwrap();
+    node.pull(&registry.reference("a:4")).await.unwrap();
 }
 
 #[tokio::test]

@@ -136,15 +136,50 @@ async fn the_policy_is_asked_again_before_an_image_runs() {
     node.pull(&reference).await.unwrap();
     let found = node.images.find(&reference).await.unwrap().unwrap();
     for name in [reference.as_str(), made.id(), "other.io/app:1"] {
-        node.images.allowed(&found, name).await.unwrap();
+        node.images.allowed(&found, name, "").await.unwrap();
     }
     let policy = json!({"default": [{"type": "insecureAcceptAnything"}], "transports":
         {"docker": {registry.host(): [{"type": "reject"}]}}});
     std::fs::write(&node.options.policy, policy.to_string()).unwrap();
     for name in [reference.as_str(), made.id()] {
-        let error = node.images.allowed(&found, name).await.unwrap_err();
+        let error = node.images.allowed(&found, name, "").await.unwrap_err();
         assert!(matches!(error, Error::Refused(_)), "{name}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_namespace_may_have_a_policy_of_its_own() {
+    let made = image();
+    let registry = Fake::start(move |asked| fake::image(&made, asked));
+    let node = Node::with(&registry.conf(), |options| {
+        options.policy_dir = options.policy.parent().map(|dir| dir.join("policies"));
+    });
+    let own = node.path("policies");
+    std::fs::create_dir(&own).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(own.join(name), text).unwrap();
+    write("strict.json", r#"{"default": [{"type": "reject"}]}"#);
+    write("broken.json", "{");
+    let reference = registry.reference("app:1");
+    let pull = |namespace: &str| {
+        node.images.pull(crioxide_image::PullRequest {
+            reference: reference.clone(),
+            namespace: namespace.to_owned(),
+            ..Default::default()
+        })
+    };
+    for refused in ["strict", "broken"] {
+        let error = pull(refused).await.unwrap_err().to_string();
+        assert!(error.starts_with("SignatureValidationFailed: "), "{error}");
+    }
+    assert!(registry.asked().is_empty());
+    for fine in ["", "lax", "../policies/strict"] {
+        pull(fine).await.unwrap();
+    }
+    let found = node.images.find(&reference).await.unwrap().unwrap();
+    let allowed = |namespace: &'static str| node.images.allowed(&found, &reference, namespace);
+    allowed("lax").await.unwrap();
+    let error = allowed("strict").await.unwrap_err();
+    assert!(matches!(error, Error::Refused(_)), "{error}");
 }
 
 #[tokio::test]

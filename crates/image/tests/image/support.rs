@@ -75,7 +75,7 @@ impl Node {
         let request = PullRequest {
             reference: reference.to_owned(),
             credentials,
-            namespace: String::new(),
+            ..PullRequest::default()
         };
         self.images.pull(request).await
     }

@@ -144,10 +144,11 @@ async fn work(
                 .to_owned(),
         ));
     }
+    let namespace = &pod.request.key.namespace;
     let create = Create {
         log_path: log_path(&pod, &request)?,
-        image: image(&node, &request).await?,
-        image_volumes: image_volumes::find(&node, &request).await?,
+        image: image(&node, &request, namespace).await?,
+        image_volumes: image_volumes::find(&node, &request, namespace).await?,
         live: Arc::clone(&live),
         id: ContainerId::random(),
         created: SystemTime::now(),
@@ -182,7 +183,7 @@ async fn work(
 }
 
 /// Finds the image and asks whether it may run here under the name that was meant.
-async fn image(node: &Node, request: &ContainerRequest) -> Result<Image, Error> {
+async fn image(node: &Node, request: &ContainerRequest, namespace: &str) -> Result<Image, Error> {
     let Some(image) = node.images.find(&request.image).await? else {
         return Err(Error::NoImage(request.image.clone()));
     };
@@ -191,7 +192,7 @@ async fn image(node: &Node, request: &ContainerRequest) -> Result<Image, Error> 
     } else {
         &request.user_specified_image
     };
-    node.images.allowed(&image, meant).await?;
+    node.images.allowed(&image, meant, namespace).await?;
     let config = Arc::clone(&image.config);
     let name = image.repo_tags.first().cloned().unwrap_or_default();
     Ok(Image {
