@@ -1,7 +1,9 @@
 //! A real kubelet on a node of our own: a static pod with an init container, probes, a preStop hook
-//! and limits becomes Ready, is looked at through the kubelet's API, survives the death of the
-//! daemon and of the kubelet, and ends when its manifest goes.
+//! and limits becomes Ready, is looked at and talked to through the kubelet's API, survives the death
+//! of the daemon and of the kubelet, and ends when its manifest goes.
 #![allow(clippy::print_stdout, reason = "it tells its user what it sees")]
+
+mod talk;
 
 use std::fs;
 use std::net::TcpListener;
@@ -16,6 +18,7 @@ use sys::spawn::{Child, Program, Session, Spec, run, spawn};
 use crate::image_maker::ImageMaker;
 use crate::node::{Node, Options};
 use crate::registry::Registry;
+use crate::streams::Trust;
 
 /// Where cAdvisor, inside the kubelet, looks for the runtime: nothing can tell it another place.
 const CADVISOR_SOCKET: &str = "/var/run/crio/crio.sock";
@@ -77,6 +80,7 @@ async fn walk(kubelet: &mut Kubelet, node: &mut Node, image: &str) -> Result<()>
     let ran = kubelet.post(&format!("run/default/{POD}/main?cmd=cat%20/etc/hostname"))?;
     ensure!(ran.trim() == POD, "a command's output: {ran:?}");
     say("its log and a command, through the kubelet's API", now);
+    talk::streams(kubelet).await?;
 
     let now = Instant::now();
     let want = "container=\"main\",id=\"";
@@ -259,6 +263,10 @@ spec:
         exec: {{command: [sh, -c, "touch /marks/stopped"]}}
     volumeMounts:
     - {{name: marks, mountPath: /marks}}
+  - name: talk
+    image: {image}
+    command: [sh, -c, "trap 'exit 0' TERM; exec 3<&0; cat <&3 & wait"]
+    stdin: true
   volumes:
   - name: marks
     hostPath: {{path: {marks}}}
@@ -316,6 +324,16 @@ spec:
         }
     }
 
+    /// Its own authority, by which its certificate is known.
+    fn trust(&self) -> Result<Trust> {
+        Trust::file(&self.dir.join("pki/kubelet.crt"), NAME)
+    }
+
+    /// A URL of its server.
+    fn url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}/{path}", self.port)
+    }
+
     fn get(&self, path: &str) -> Result<String> {
         self.curl(&[], path)
     }
@@ -326,7 +344,7 @@ spec:
 
     /// Its certificate is one that it made for itself.
     fn curl(&self, more: &[&str], path: &str) -> Result<String> {
-        let url = format!("https://127.0.0.1:{}/{path}", self.port);
+        let url = self.url(path);
         let program = Program::new("/usr/bin/curl", Duration::from_secs(20))
             .args(["-sSkf", "--max-time", "15"])
             .args(more.iter().copied())

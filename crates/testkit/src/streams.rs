@@ -1,34 +1,29 @@
 //! A client of the streaming server: exec, attach and port forwarding by SPDY and by WebSocket.
 
+mod endpoint;
 mod remote;
 mod spdy;
 mod websocket;
 
+pub use endpoint::{Endpoint, Socket, Trust};
 pub use remote::{Outcome, Remote, RemoteReader, RemoteWriter, Transport};
 pub use spdy::{Spdy, SpdyReader, SpdyWriter};
 pub use websocket::{WebSocket, websocket};
 
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-
-/// `HOST:PORT` and the path of a URL.
-///
-/// # Errors
-/// It is none.
-pub fn parts(url: &str) -> Result<(&str, &str)> {
-    let rest = url.split_once("://").context("a URL")?.1;
-    let at = rest.find('/').context("a URL with a path")?;
-    Ok(rest.split_at(at))
-}
 
 /// Sends a request without a body and reads the head of the answer: its status and its text.
 ///
 /// # Errors
 /// The connection fails.
-pub async fn request(url: &str, headers: &[(&str, &str)]) -> Result<(TcpStream, u16, String)> {
-    let (host, path) = parts(url)?;
-    let mut socket = TcpStream::connect(host).await?;
+pub async fn request(
+    endpoint: impl Into<Endpoint<'_>>,
+    headers: &[(&str, &str)],
+) -> Result<(Socket, u16, String)> {
+    let endpoint = endpoint.into();
+    let (host, path) = endpoint.parts()?;
+    let mut socket = endpoint.dial().await?;
     let headers: String = headers
         .iter()
         .map(|(name, value)| format!("{name}: {value}\r\n"))

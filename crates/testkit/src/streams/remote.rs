@@ -10,7 +10,7 @@ use streaming::spdy::frame::Frame;
 use streaming::websocket::message::{self, Protocol};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Spdy, SpdyReader, SpdyWriter, WebSocket, websocket};
+use super::{Endpoint, Spdy, SpdyReader, SpdyWriter, WebSocket, websocket};
 
 /// How to speak: a transport and a protocol over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,10 +99,14 @@ impl Remote {
     ///
     /// # Errors
     /// The server refuses.
-    pub async fn connect(url: &str, transport: Transport, channels: &[u8]) -> Result<Self> {
+    pub async fn connect(
+        endpoint: impl Into<Endpoint<'_>>,
+        transport: Transport,
+        channels: &[u8],
+    ) -> Result<Self> {
         match transport {
             Transport::WebSocket(name) => {
-                let socket = websocket(url, name).await?;
+                let socket = websocket(endpoint, name).await?;
                 let protocol = message::choose(message::REMOTE, [name]).context("a protocol")?;
                 let (write, read) = socket.split();
                 Ok(Self {
@@ -111,7 +115,7 @@ impl Remote {
                 })
             }
             Transport::Spdy(name) => {
-                let Spdy { mut writer, reader } = Spdy::connect(url, name).await?;
+                let Spdy { mut writer, reader } = Spdy::connect(endpoint, name).await?;
                 let mut streams = HashMap::new();
                 for (channel, name) in NAMES {
                     if channel == 3 || channels.contains(&channel) {

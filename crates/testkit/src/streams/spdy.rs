@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use streaming::spdy::frame::{Frame, Undecodable};
 use streaming::spdy::headers::{Headers, Storer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
+
+use super::{Endpoint, Socket};
 
 /// A connection whose upgrade was answered.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Spdy {
 /// Writes frames.
 #[derive(Debug)]
 pub struct SpdyWriter {
-    socket: OwnedWriteHalf,
+    socket: WriteHalf<Socket>,
     storer: Storer,
     next: u32,
 }
@@ -27,7 +27,7 @@ pub struct SpdyWriter {
 /// Reads frames.
 #[derive(Debug)]
 pub struct SpdyReader {
-    socket: OwnedReadHalf,
+    socket: ReadHalf<Socket>,
     buffer: Vec<u8>,
 }
 
@@ -36,7 +36,7 @@ impl Spdy {
     ///
     /// # Errors
     /// The server refuses.
-    pub async fn connect(url: &str, protocol: &str) -> Result<Self> {
+    pub async fn connect(endpoint: impl Into<Endpoint<'_>>, protocol: &str) -> Result<Self> {
         let headers = [
             ("Connection", "Upgrade"),
             ("Upgrade", "SPDY/3.1"),
@@ -48,13 +48,13 @@ impl Spdy {
         } else {
             &headers[..]
         };
-        let (socket, status, text) = super::request(url, headers).await?;
+        let (socket, status, text) = super::request(endpoint, headers).await?;
         ensure!(status == 101, "{text}");
         Ok(Self::new(socket))
     }
 
-    fn new(socket: TcpStream) -> Self {
-        let (read, write) = socket.into_split();
+    fn new(socket: Socket) -> Self {
+        let (read, write) = split(socket);
         Self {
             writer: SpdyWriter {
                 socket: write,
