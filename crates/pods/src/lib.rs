@@ -381,7 +381,9 @@ impl Pods {
 /// Names of all operations' stages, for the test that fails at each of them: operation, stages.
 #[must_use]
 pub fn stages() -> Vec<(&'static str, Vec<&'static str>)> {
-    use operations::{create_container, remove_container, remove_pod, run_pod, stage, stop_pod};
+    use operations::{
+        create_container, remove_container, remove_pod, run_pod, stage, stop_container, stop_pod,
+    };
     let names = |undos: Vec<(&'static str, Option<stage::Undo>)>| {
         undos.into_iter().map(|(name, _)| name).collect()
     };
@@ -392,6 +394,7 @@ pub fn stages() -> Vec<(&'static str, Vec<&'static str>)> {
             names(stage::undos(create_container::PLAN)),
         ),
         ("start-container", vec!["start"]),
+        (stop_container::OPERATION, stop_container::STEPS.to_vec()),
         (
             remove_container::OPERATION,
             remove_container::STEPS.to_vec(),

@@ -3,7 +3,7 @@
 //! One supervising task per pod turns what a monitor tells into state. When a monitor is lost, a
 //! successor adopts the pod's containers; callers that need the monitor wait for it meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,8 @@ pub(crate) struct Live {
     closing: AtomicBool,
     kept: Mutex<HashMap<ContainerId, Kept>>,
     execs: Mutex<HashMap<String, Expected>>,
+    /// Containers that are being killed and have not ended.
+    killed: Mutex<HashSet<ContainerId>>,
     /// Held shared by what makes or starts a container, and whole by what ends the pod.
     pub(crate) gate: RwLock<()>,
     /// Held while a container's state goes to disk and then to everybody: the news of a start and
@@ -61,6 +63,7 @@ impl Default for Live {
             closing: AtomicBool::new(false),
             kept: Mutex::default(),
             execs: Mutex::default(),
+            killed: Mutex::default(),
             gate: RwLock::default(),
             states: tokio::sync::Mutex::default(),
             updates: tokio::sync::Mutex::default(),
@@ -110,8 +113,24 @@ impl Live {
         lock(&self.kept).insert(id.clone(), kept);
     }
 
+    /// Forgets what is kept of a container that has ended, or never was.
     pub(crate) fn drop_kept(&self, id: &ContainerId) {
         lock(&self.kept).remove(id);
+        lock(&self.killed).remove(id);
+    }
+
+    /// From here on nothing may be started in the container.
+    pub(crate) fn begin_kill(&self, id: &ContainerId) {
+        lock(&self.killed).insert(id.clone());
+    }
+
+    /// Fails once a container is being killed.
+    pub(crate) fn check_not_killed(&self, id: &ContainerId) -> Result<(), Error> {
+        if lock(&self.killed).contains(id) {
+            let text = format!("cannot start exec: container {id} is being killed");
+            return Err(Error::WrongState(text));
+        }
+        Ok(())
     }
 
     /// Closes the end of a container's stdin that is held for a successor of its monitor.

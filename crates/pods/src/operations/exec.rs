@@ -50,6 +50,8 @@ pub(crate) fn running(node: &Node, id: &str, command: &[String]) -> Result<Arc<C
             container.id
         )));
     }
+    let live = node.live(&container.pod);
+    live.check_not_killed(&container.id)?;
     Ok(container)
 }
 
@@ -107,7 +109,7 @@ pub(crate) async fn start(
     match started {
         Ok(started) => {
             live.exec_runs(&name, started.pid);
-            Ok(Running {
+            let running = Running {
                 monitor,
                 live,
                 started,
@@ -115,7 +117,14 @@ pub(crate) async fn start(
                 exec,
                 files,
                 ended,
-            })
+            };
+            // Killing may have begun while it was being started, and have missed it.
+            if let Err(killed) = running.live.check_not_killed(&container.id) {
+                running.kill().await;
+                running.forget(node).await;
+                return Err(killed);
+            }
+            Ok(running)
         }
         Err(error) => {
             live.forget_exec(&name);

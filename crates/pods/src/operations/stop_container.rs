@@ -2,17 +2,21 @@
 //!
 //! Each call waits for itself, on events and under no lock: a later call with a shorter time-out
 //! kills earlier, one with a longer time-out has no effect, and one that waits 24 hours holds
-//! nobody up.
+//! nobody up. Once SIGKILL goes out, no command is started in the container any more: until then
+//! its preparations for the end may need some.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::stage::step;
 use super::{Key, Outcome, chain};
 use crate::node::Node;
 use crate::state::container::{Container, Phase};
 use crate::{ContainerId, Error, monitors};
 
-const OPERATION: &str = "stop-container";
+pub(crate) const OPERATION: &str = "stop-container";
+/// Its steps.
+pub(crate) const STEPS: &[&str] = &["kill"];
 /// How long the end may take after SIGKILL, before the caller is told that it is stuck.
 const KILL: Duration = Duration::from_secs(60);
 /// SIGKILL goes out again while the process is stuck in the kernel.
@@ -73,10 +77,15 @@ pub(crate) async fn stop(
             "stop signal ignored, container is killed"
         );
     }
+    live.begin_kill(id);
     let mut waited = Duration::ZERO;
     while waited < KILL {
-        // Lost on the way, it goes out again; nothing else would help.
-        live.monitor().await?.kill_all(&wire).await.ok();
+        step(OPERATION, "kill", async {
+            // Lost on the way, it goes out again; nothing else would help.
+            live.monitor().await?.kill_all(&wire).await.ok();
+            Ok(())
+        })
+        .await?;
         if ended(node, id, AGAIN).await {
             return Ok(());
         }

@@ -79,6 +79,7 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
         "run-pod-sandbox",
         "create-container",
         "start-container",
+        "stop-container",
         "remove-container",
         "stop-pod-sandbox",
         "remove-pod-sandbox",
@@ -153,6 +154,16 @@ async fn call(
         "run-pod-sandbox" => node.run_pod("f").await.map(drop),
         "create-container" => node.create(pod, config).await.map(drop),
         "start-container" => node.start_container(id).await,
+        "stop-container" => {
+            let timeout = 0;
+            runtime
+                .stop_container(cri::v1::StopContainerRequest {
+                    container_id,
+                    timeout,
+                })
+                .await?;
+            Ok(())
+        }
         "remove-container" => {
             runtime
                 .remove_container(cri::v1::RemoveContainerRequest { container_id })

@@ -1,6 +1,7 @@
 //! Who gets a session, and who doesn't.
 
 use anyhow::Result;
+use testkit::node::Options;
 use testkit::requests::container;
 use testkit::streams::{Remote, Transport, request};
 use tonic::Code;
@@ -104,5 +105,55 @@ async fn a_container_that_ended_meanwhile_is_told_by_the_session() -> Result<()>
     let status = outcome.talk(None).await?.status;
     let status = String::from_utf8_lossy(&status);
     assert!(status.contains("is not running"), "{status}");
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_started_in_a_container_that_is_being_killed() -> Result<()> {
+    // A kill that does not succeed: else there would be no time to ask in.
+    let f = fixture::with(Options {
+        faults: "stop-container.kill.before=fail".into(),
+        ..Options::default()
+    })
+    .await?;
+    let pod = f.node.run_pod("k").await?;
+    // Whoever ignores the signal has a while in which its preparations may run commands.
+    let sleeper = [
+        "sh",
+        "-c",
+        "trap 'touch /asked' TERM; while :; do sleep 0.1; done",
+    ];
+    let id = f.node.run(&pod, container("c", &f.image, &sleeper)).await?;
+    let stop = |timeout| {
+        let (mut client, container_id) = (f.node.client().runtime(), id.clone());
+        let request = cri::v1::StopContainerRequest {
+            container_id,
+            timeout,
+        };
+        async move { client.stop_container(request).await }
+    };
+    let stopping = tokio::spawn(stop(1000));
+    let asked = [
+        "sh",
+        "-c",
+        "until [ -e /asked ]; do sleep 0.1; done; echo ready",
+    ];
+    let url = exec(&f.node, &id, &["true"], &[1]).await?;
+    assert_eq!(f.node.exec(&id, &asked).await?.stdout, b"ready\n");
+
+    assert!(stop(0).await.is_err(), "the kill does not succeed");
+    let refused = f.node.exec(&id, &["true"]).await.unwrap_err();
+    let refused = refused.downcast::<tonic::Status>()?;
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("being killed"), "{refused}");
+    let late = exec(&f.node, &id, &["true"], &[1]).await?;
+    for url in [url, late] {
+        let outcome = Remote::connect(&url, Transport::BEST[0], &[1]).await?;
+        let status = outcome.talk(None).await?.status;
+        let status = String::from_utf8_lossy(&status);
+        assert!(status.contains("being killed"), "{status}");
+    }
+    stop(0).await?;
+    stopping.await??;
     f.node.finish().await
 }
