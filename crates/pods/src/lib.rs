@@ -383,6 +383,7 @@ impl Pods {
 pub fn stages() -> Vec<(&'static str, Vec<&'static str>)> {
     use operations::{
         create_container, remove_container, remove_pod, run_pod, stage, stop_container, stop_pod,
+        update_container,
     };
     let names = |undos: Vec<(&'static str, Option<stage::Undo>)>| {
         undos.into_iter().map(|(name, _)| name).collect()
@@ -394,6 +395,10 @@ pub fn stages() -> Vec<(&'static str, Vec<&'static str>)> {
             names(stage::undos(create_container::PLAN)),
         ),
         ("start-container", vec!["start"]),
+        (
+            update_container::OPERATION,
+            update_container::STEPS.to_vec(),
+        ),
         (stop_container::OPERATION, stop_container::STEPS.to_vec()),
         (
             remove_container::OPERATION,

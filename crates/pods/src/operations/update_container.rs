@@ -15,12 +15,15 @@ use spec::resources::{self, Request};
 use sys::cgroup::Cgroup;
 use sys::spawn::{self, Program};
 
+use super::stage::step;
 use super::{Key, Outcome};
 use crate::node::{Node, blocking};
 use crate::state::container::{Container, Phase};
 use crate::{Error, records};
 
-const OPERATION: &str = "update-container";
+pub(crate) const OPERATION: &str = "update-container";
+/// Its steps. Each states all limits, so that a repeat mends what one before left half done.
+pub(crate) const STEPS: &[&str] = &["limits", "state"];
 /// How long the runtime may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// What is kept of its words.
@@ -75,7 +78,8 @@ async fn work(node: &Arc<Node>, container: &Container, update: &Request) -> Resu
         }
         Ok(())
     };
-    if let Err(error) = blocking(&node.pools.helpers, apply).await {
+    let applied = step(OPERATION, "limits", blocking(&node.pools.helpers, apply));
+    if let Err(error) = applied.await {
         // A runtime's words for a container that ended meanwhile are its own.
         let now = node.table.load().container(container.id.as_str())?;
         return match now.phase {
@@ -88,11 +92,15 @@ async fn work(node: &Arc<Node>, container: &Container, update: &Request) -> Resu
         limits: Arc::new(limits),
         ..Container::clone(&*node.table.load().container(container.id.as_str())?)
     };
-    if let Some(dirs) = node.dirs(container.id.as_str()).await? {
-        let record = updated.clone();
-        let write = move || records::write_state(&record, &dirs);
-        blocking(&node.pools.files, write).await?;
-    }
+    step(OPERATION, "state", async {
+        if let Some(dirs) = node.dirs(container.id.as_str()).await? {
+            let record = updated.clone();
+            let write = move || records::write_state(&record, &dirs);
+            blocking(&node.pools.files, write).await?;
+        }
+        Ok(())
+    })
+    .await?;
     node.table.limit(&updated.id, updated.limits);
     tracing::info!(container = container.id.as_str(), "limits updated");
     Ok(())

@@ -6,6 +6,9 @@ use testkit::requests::container;
 
 use crate::fixture;
 
+/// The memory limit that an update sets.
+const LIMIT: i64 = 96 << 20;
+
 /// One fault: where, and what happens there.
 #[derive(Debug, Clone)]
 struct Fault {
@@ -79,6 +82,7 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
         "run-pod-sandbox",
         "create-container",
         "start-container",
+        "update-container",
         "stop-container",
         "remove-container",
         "stop-pod-sandbox",
@@ -117,6 +121,17 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
             .await
             .context("the retry")?;
     }
+    if fault.operation == "update-container" {
+        let resources = node.status(&id).await?.resources;
+        let linux = resources.and_then(|resources| resources.linux);
+        let limit = linux.map(|linux| linux.memory_limit_in_bytes);
+        anyhow::ensure!(limit == Some(LIMIT), "limited to {limit:?}");
+        let read =
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max";
+        let read = node.exec(&id, &["sh", "-c", read]).await?;
+        let limit = String::from_utf8_lossy(&read.stdout);
+        anyhow::ensure!(limit.trim() == LIMIT.to_string(), "the kernel has {limit}");
+    }
     let pods = node
         .client()
         .runtime()
@@ -154,6 +169,19 @@ async fn call(
         "run-pod-sandbox" => node.run_pod("f").await.map(drop),
         "create-container" => node.create(pod, config).await.map(drop),
         "start-container" => node.start_container(id).await,
+        "update-container" => {
+            let linux = cri::v1::LinuxContainerResources {
+                memory_limit_in_bytes: LIMIT,
+                ..Default::default()
+            };
+            let request = cri::v1::UpdateContainerResourcesRequest {
+                container_id,
+                linux: Some(linux),
+                ..Default::default()
+            };
+            runtime.update_container_resources(request).await?;
+            Ok(())
+        }
         "stop-container" => {
             let timeout = 0;
             runtime
