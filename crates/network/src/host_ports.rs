@@ -6,6 +6,8 @@
 //!
 //! * A pod's file is written before its rules and goes after them: rules without a file are not
 //!   ours, so that nothing of another's is ever taken away.
+//! * The file says which backend has set the rules too: a node that is started with another one has
+//!   the new rules set, and then the old ones taken away.
 //! * Every change states all pods' rules again, in one transaction per family. What is there already
 //!   stays as it is, and what somebody flushed comes back.
 //! * Only what is for an address of the node is redirected (`fib daddr type local`): a pod's or a
@@ -16,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +31,10 @@ use crate::pod::{PortMapping, Protocol};
 mod conntrack;
 mod iptables;
 mod nftables;
+mod record;
 mod routes;
+
+use record::Kept;
 
 /// How long a program that sets rules may take; they wait for each other's locks.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,7 +42,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What sets the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// `nft`.
     Nftables,
@@ -64,8 +70,11 @@ pub struct HostPorts {
     state_dir: PathBuf,
     /// What was chosen, or is as soon as it is needed.
     backend: OnceLock<Backend>,
-    pods: Mutex<Option<BTreeMap<String, Forwarded>>>,
+    pods: Mutex<Option<Pods>>,
 }
+
+/// Pods that have ports, by id.
+type Pods = BTreeMap<String, Kept>;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,14 +133,19 @@ impl HostPorts {
         }
         let mut guard = self.pods()?;
         let pods = guard.get_or_insert_default();
-        let others = pods.values().filter(|other| other.pod_id != pod.pod_id);
+        let others = pods.values().map(|other| &other.pod);
+        let others = others.filter(|other| other.pod_id != pod.pod_id);
         if let Some(taken) = conflict(&rules, others) {
             return Err(taken);
         }
-        self.write(pod)?;
-        pods.insert(pod.pod_id.clone(), pod.clone());
+        let kept = Kept {
+            pod: pod.clone(),
+            backend: Some(self.backend()),
+        };
+        record::write(&self.state_dir, &kept)?;
+        pods.insert(pod.pod_id.clone(), kept);
         fault("host-ports.add.recorded", pod)?;
-        self.apply(&all_rules(pods.values()), &[])?;
+        self.apply(&all_rules(pods.values().map(|kept| &kept.pod)), &[])?;
         fault("host-ports.add.applied", pod)?;
         forget_connections(&rules)
     }
@@ -143,14 +157,18 @@ impl HostPorts {
     pub fn remove(&self, pod_id: &str) -> Result<()> {
         let mut guard = self.pods()?;
         let pods = guard.get_or_insert_default();
-        let Some(pod) = pods.get(pod_id).cloned() else {
+        let Some(Kept { pod, backend }) = pods.get(pod_id).cloned() else {
             return Ok(());
         };
         let gone = rules(&pod);
-        let others = pods.values().filter(|other| other.pod_id != pod_id);
+        let others = pods.values().map(|other| &other.pod);
+        let others = others.filter(|other| other.pod_id != pod_id);
         self.apply(&all_rules(others), &gone)?;
+        if let Some(other) = backend.filter(|backend| *backend != self.backend()) {
+            apply_by(other, &[], &gone)?;
+        }
         fault("host-ports.remove.applied", &pod)?;
-        self.erase(pod_id)?;
+        record::erase(&self.state_dir, pod_id)?;
         pods.remove(pod_id);
         forget_connections(&gone)
     }
@@ -163,91 +181,81 @@ impl HostPorts {
         let stale: Vec<String> = {
             let mut guard = self.pods()?;
             let pods = guard.get_or_insert_default();
-            let rules = all_rules(pods.values().filter(|pod| living.contains(&pod.pod_id)));
+            let lives = pods.values().map(|kept| &kept.pod);
+            let rules = all_rules(lives.filter(|pod| living.contains(&pod.pod_id)));
             if !rules.is_empty() {
                 self.apply(&rules, &[])?;
             }
+            self.take_over(pods, living)?;
             let gone = pods.keys().filter(|id| !living.contains(id));
             gone.cloned().collect()
         };
         stale.iter().try_for_each(|id| self.remove(id))
     }
 
-    /// The pods that have ports, read from their files at first.
-    fn pods(&self) -> Result<MutexGuard<'_, Option<BTreeMap<String, Forwarded>>>> {
-        let mut guard = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        if guard.is_none() {
-            *guard = Some(read(&self.state_dir)?);
-        }
-        Ok(guard)
-    }
-
-    /// One transaction per family that has something to add or to take away.
-    fn apply(&self, wanted: &[Rule], gone: &[Rule]) -> Result<()> {
-        let backend = *self.backend.get_or_init(choose);
-        for family in Family::BOTH {
-            let of = |rules: &[Rule]| -> Vec<Rule> {
-                let of_family = |rule: &&Rule| Family::of(rule.pod_ip) == family;
-                rules.iter().filter(of_family).cloned().collect()
-            };
-            let (wanted, gone) = (of(wanted), of(gone));
-            if wanted.is_empty() && gone.is_empty() {
+    /// Takes away what another backend has set for pods that have their rules by ours now. Where that
+    /// can't be done the pods' files go on to name it, and the next start tries again.
+    fn take_over(&self, pods: &mut Pods, living: &[String]) -> Result<()> {
+        for other in [Backend::Nftables, Backend::Iptables] {
+            let theirs =
+                |kept: &&mut Kept| kept.backend == Some(other) && living.contains(&kept.pod.pod_id);
+            let mut moved: Vec<_> = pods.values_mut().filter(theirs).collect();
+            if moved.is_empty() || other == self.backend() {
                 continue;
             }
-            match backend {
-                Backend::Nftables => nftables::apply(family, &wanted, &gone)?,
-                Backend::Iptables => iptables::apply(family, &wanted, &gone)?,
+            let gone = all_rules(moved.iter().map(|kept| &kept.pod));
+            if let Err(error) = apply_by(other, &[], &gone) {
+                tracing::warn!(?other, %error, "old rules of host ports not taken away");
+                continue;
             }
-            // After the rule that keeps loopback addresses from outside away.
-            for rule in &wanted {
-                routes::let_loopback_through(rule.pod_ip);
+            for kept in &mut moved {
+                kept.backend = Some(self.backend());
+                record::write(&self.state_dir, kept)?;
             }
         }
         Ok(())
     }
 
-    fn write(&self, pod: &Forwarded) -> Result<()> {
-        let path = self.state_dir.join(&pod.pod_id);
-        let text = serde_json::to_vec(pod).expect("addresses and ports serialise");
-        std::fs::create_dir_all(&self.state_dir)
-            .and_then(|()| sys::durable::replace_volatile(&path, &text, 0o600))
-            .map_err(|error| Error::io("write host ports", path, error))
+    fn backend(&self) -> Backend {
+        *self.backend.get_or_init(choose)
     }
 
-    fn erase(&self, pod_id: &str) -> Result<()> {
-        let path = self.state_dir.join(pod_id);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove host ports", path, error))
-            }
-            _ => Ok(()),
+    /// The pods that have ports, read from their files at first.
+    fn pods(&self) -> Result<MutexGuard<'_, Option<Pods>>> {
+        let mut guard = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        if guard.is_none() {
+            *guard = Some(record::read(&self.state_dir)?);
         }
+        Ok(guard)
+    }
+
+    fn apply(&self, wanted: &[Rule], gone: &[Rule]) -> Result<()> {
+        apply_by(self.backend(), wanted, gone)?;
+        // After the rule that keeps loopback addresses from outside away.
+        for rule in wanted {
+            routes::let_loopback_through(rule.pod_ip);
+        }
+        Ok(())
     }
 }
 
-/// All files of the directory. One that is no record of a pod is not ours.
-fn read(dir: &Path) -> Result<BTreeMap<String, Forwarded>> {
-    let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        entries => entries.map_err(|error| Error::io("read host ports", dir, error))?,
-    };
-    let mut pods = BTreeMap::new();
-    for entry in entries {
-        let path = entry
-            .map_err(|error| Error::io("read host ports", dir, error))?
-            .path();
-        let text =
-            std::fs::read(&path).map_err(|error| Error::io("read host ports", &path, error))?;
-        match serde_json::from_slice::<Forwarded>(&text) {
-            Ok(pod) => {
-                pods.insert(pod.pod_id.clone(), pod);
-            }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "no record of host ports");
-            }
+/// One transaction per family that has something to add or to take away.
+fn apply_by(backend: Backend, wanted: &[Rule], gone: &[Rule]) -> Result<()> {
+    for family in Family::BOTH {
+        let of = |rules: &[Rule]| -> Vec<Rule> {
+            let of_family = |rule: &&Rule| Family::of(rule.pod_ip) == family;
+            rules.iter().filter(of_family).cloned().collect()
+        };
+        let (wanted, gone) = (of(wanted), of(gone));
+        if wanted.is_empty() && gone.is_empty() {
+            continue;
+        }
+        match backend {
+            Backend::Nftables => nftables::apply(family, &wanted, &gone)?,
+            Backend::Iptables => iptables::apply(family, &wanted, &gone)?,
         }
     }
-    Ok(pods)
+    Ok(())
 }
 
 /// A pod's rules: for the first address of each family, the ports that are for that family.

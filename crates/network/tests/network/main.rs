@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod failing;
+mod host_ports;
 mod real;
+mod sctp;
 mod support;
