@@ -19,10 +19,7 @@ pub(crate) async fn attach(run: &Run) -> Result<(), Error> {
     if run.request.network == Shared::Host {
         return Ok(());
     }
-    let (network, pod) = (
-        run.node.network.clone(),
-        describe(&run.node, &run.id, &run.request),
-    );
+    let (network, pod) = (run.node.network.clone(), describe(run));
     let attachment = blocking(&run.node.pools.helpers, move || {
         network.add(&pod, ADD_TIMEOUT)
     })
@@ -86,7 +83,20 @@ pub(crate) async fn detach(node: &Node, id: &PodId) -> Result<(), Error> {
     Ok(blocking(&node.pools.helpers, detach).await?)
 }
 
-fn describe(node: &Node, id: &PodId, request: &PodRequest) -> network::Pod {
+/// The rates that a pod's annotations ask for; in the host's network nobody reads them.
+///
+/// # Errors
+/// An annotation that is no quantity.
+pub(crate) fn bandwidth(request: &PodRequest) -> Result<Option<network::Bandwidth>, Error> {
+    if request.network == Shared::Host {
+        return Ok(None);
+    }
+    let read = network::Bandwidth::from_annotations(&request.annotations);
+    read.map_err(|wrong| Error::Invalid(wrong.to_string()))
+}
+
+fn describe(run: &Run) -> network::Pod {
+    let (node, id, request) = (&run.node, &run.id, &run.request);
     network::Pod {
         id: id.to_string(),
         name: request.key.name.clone(),
@@ -94,7 +104,7 @@ fn describe(node: &Node, id: &PodId, request: &PodRequest) -> network::Pod {
         uid: request.key.uid.clone(),
         netns: namespaces::Pins::of(node, id, request).network,
         port_mappings: port_mappings(request),
-        bandwidth: None,
+        bandwidth: run.bandwidth,
         cgroup_path: None,
         annotations: request.annotations.clone(),
     }

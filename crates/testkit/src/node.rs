@@ -31,6 +31,8 @@ pub struct Options {
     pub plugins: Option<PathBuf>,
     /// CNI configuration in place of a bridge.
     pub network: Option<String>,
+    /// Plugins that follow the bridge, as JSON, each after a comma.
+    pub chained: String,
     /// Registries that are spoken to without TLS, `host:port`.
     pub insecure: Vec<String>,
     /// Whether clients may subscribe to events.
@@ -123,9 +125,10 @@ impl Node {
         let network = self.pod_network();
         let bridge = format!(
             r#"{{"cniVersion":"0.4.0","name":"{name}","plugins":[{{"type":"bridge","bridge":"cx{random}","isGateway":true,
-            "ipMasq":false,"hairpinMode":true,"ipam":{{"type":"host-local","dataDir":"{data}","ranges":[[{{"subnet":"{network}/28"}}]]}}}}]}}"#,
+            "ipMasq":false,"hairpinMode":true,"ipam":{{"type":"host-local","dataDir":"{data}","ranges":[[{{"subnet":"{network}/28"}}]]}}}}{chained}]}}"#,
             name = self.name,
             data = self.ipam().display(),
+            chained = self.options.chained,
         );
         write(
             "net.d/10-test.conflist",

@@ -183,7 +183,7 @@ fn only_declared_capabilities_are_passed() {
     network.add(&pod, BUDGET).unwrap();
     let expected = json!({
         "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"}],
-        "bandwidth": {"egressRate": 1_000_000, "egressBurst": 2_147_483_647},
+        "bandwidth": {"egressRate": 1_000_000, "egressBurst": 34_359_738_359_u64},
         "cgroupPath": "/kubepods/x",
         "io.kubernetes.cri.pod-annotations": {"kubernetes.io/egress-bandwidth": "1M"}});
     assert_eq!(node.stdin("ADD", "all")["runtimeConfig"], expected);

@@ -26,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) log_directory: PathBuf,
     pub(crate) handler: String,
     pub(crate) cgroup_parent: String,
+    /// The rates that its annotations ask for.
+    pub(crate) bandwidth: Option<network::Bandwidth>,
     /// Persistent directory and bundle directory of the pod's record.
     pub(crate) dirs: OnceLock<records::Dirs>,
     pub(crate) attachment: OnceLock<network::Attachment>,
@@ -134,6 +136,7 @@ async fn work(
         log_directory: node.log_directory(&request)?,
         handler,
         cgroup_parent: node.options.keeper.parent(&request.cgroup_parent)?,
+        bandwidth: networking::bandwidth(&request)?,
         node: Arc::clone(&node),
         id: id.clone(),
         request: Arc::new(request),

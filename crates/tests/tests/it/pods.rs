@@ -1,7 +1,10 @@
 //! Pod sandboxes: network, files, lists.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use cri::v1;
+use testkit::node::{Node, Options};
 use testkit::requests::{container, host_network_pod, pod};
 
 use crate::fixture;
@@ -371,4 +374,52 @@ async fn a_configured_pause_image_holds_the_shared_processes() -> Result<()> {
     assert!(f.node.log("paused", "main")?.contains("sleep\x00100000"));
     f.node.remove_pod(&pod).await?;
     f.node.finish().await
+}
+
+/// Limits that the kernel has on the node's side of pods' links: rates of what leaves it.
+fn limits() -> Result<String> {
+    let program = sys::spawn::Program::new("/usr/sbin/tc", Duration::from_secs(10));
+    let output = sys::spawn::run(&program.args(["qdisc", "show"]))
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn annotations_limit_a_pods_bandwidth() -> Result<()> {
+    let chained = r#",{"type":"bandwidth","capabilities":{"bandwidth":true}}"#;
+    let options = Options {
+        chained: chained.into(),
+        ..Options::default()
+    };
+    let node = Node::start(options).await?;
+    let with = |name: &str, pairs: &[(&str, &str)]| {
+        let mut config = pod(name, &node.logs());
+        for (direction, rate) in pairs {
+            let key = format!("kubernetes.io/{direction}-bandwidth");
+            config.annotations.insert(key, (*rate).to_owned());
+        }
+        config
+    };
+    // Figures that no other pod has.
+    let limited = with("limited", &[("ingress", "7777k"), ("egress", "3333k")]);
+    let limited = node.run_pod_config(limited).await?;
+    let there = limits()?;
+    for rate in ["rate 7777Kbit", "rate 3333Kbit"] {
+        assert!(there.contains(rate), "no {rate} in {there}");
+    }
+    let wrong = with("wrong", &[("egress", "fast")]);
+    let refused = node.run_pod_config(wrong).await.unwrap_err();
+    let refused = refused.downcast::<tonic::Status>()?;
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    let text = "failed to parse egress bandwidth";
+    assert!(refused.message().contains(text), "{refused}");
+    // Nobody reads them in the host's network.
+    let mut host = host_network_pod("host", &node.logs());
+    let key = "kubernetes.io/egress-bandwidth".to_owned();
+    host.annotations.insert(key, "fast".to_owned());
+    node.run_pod_config(host).await?;
+    node.stop_pod(&limited).await?;
+    let left = limits()?;
+    assert!(!left.contains("rate 7777Kbit") && !left.contains("rate 3333Kbit"));
+    node.finish().await
 }
