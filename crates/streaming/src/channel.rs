@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::limits;
+use crate::spdy::flow::Window;
 
 /// What a session says, in its order.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) fn queue() -> (Queue, mpsc::Receiver<Output>) {
 pub(crate) struct Outgoing {
     stream: u32,
     queue: Queue,
+    /// What the client lets us send, where the protocol has such a thing.
+    window: Option<Arc<Window>>,
 }
 
 /// The connection is gone.
@@ -42,15 +45,41 @@ pub(crate) struct Gone;
 
 impl Outgoing {
     pub(crate) fn new(stream: u32, queue: &Queue) -> Self {
-        let queue = queue.clone();
-        Self { stream, queue }
+        let (queue, window) = (queue.clone(), None);
+        Self {
+            stream,
+            queue,
+            window,
+        }
+    }
+
+    /// One that obeys a window.
+    pub(crate) fn windowed(stream: u32, queue: &Queue, window: Arc<Window>) -> Self {
+        let window = Some(window);
+        Self {
+            window,
+            ..Self::new(stream, queue)
+        }
     }
 
     /// Waits while the client is slow.
-    pub(crate) async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
+    pub(crate) async fn write(&self, mut bytes: Bytes) -> Result<(), Gone> {
         let stream = self.stream;
-        let sent = self.queue.send(Output::Data { stream, bytes }).await;
-        sent.map_err(|_| Gone)
+        loop {
+            let length = match &self.window {
+                Some(window) => window.take(bytes.len()).await,
+                None => bytes.len(),
+            };
+            let piece = bytes.split_to(length.min(bytes.len()));
+            let output = Output::Data {
+                stream,
+                bytes: piece,
+            };
+            self.queue.send(output).await.map_err(|_| Gone)?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     /// Tells the stream's end.

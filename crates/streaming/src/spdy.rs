@@ -7,10 +7,12 @@
 //! that both sides know.
 //!
 //! The one implementation that clients have (Go's spdystream) never sends WINDOW_UPDATE and reads
-//! past those that it gets. So we announce what we have taken, as a correct peer expects, but send
-//! without regard to windows: a client that reads slowly is felt through TCP.
+//! past those that it gets. So we announce what we have taken, as a correct peer expects, and obey
+//! windows where a client shows that it has any (`flow`): else one that reads slowly is felt through
+//! TCP.
 
 pub(crate) mod connection;
 mod dictionary;
+pub(crate) mod flow;
 pub mod frame;
 pub mod headers;

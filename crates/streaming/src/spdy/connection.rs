@@ -10,6 +10,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::flow::{Flow, Overflow};
 use super::frame::{Frame, Undecodable, status};
 use super::headers::{Headers, Inflater, Storer};
 use crate::channel::{Feed, Incoming, Outgoing, Output, Queue, Room, incoming, queue};
@@ -65,6 +66,8 @@ where
         opened,
         queue: queue.clone(),
         controls,
+        flow: Arc::default(),
+        untold: 0,
         activity: &activity,
     };
     let reader = async {
@@ -88,6 +91,9 @@ struct Reader<'a, R> {
     opened: mpsc::Sender<Opened>,
     queue: Queue,
     controls: mpsc::Sender<Control>,
+    flow: Arc<Flow>,
+    /// Bytes of all streams that the client was not told to be taken.
+    untold: usize,
     activity: &'a Activity,
 }
 
@@ -147,10 +153,18 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                         self.end(stream);
                     }
                 }
+                Frame::Settings {
+                    initial_window: Some(window),
+                } => {
+                    let set = self.flow.settings(window);
+                    set.map_err(|_| wrong("a window of more than 31 bits".to_owned()))?;
+                }
+                Frame::WindowUpdate { stream, delta } => self.update(stream, delta).await?,
                 Frame::Ping(_)
                 | Frame::GoAway { .. }
-                | Frame::Settings
-                | Frame::WindowUpdate { .. }
+                | Frame::Settings {
+                    initial_window: None,
+                }
                 | Frame::Unknown(_) => {}
             }
         }
@@ -186,7 +200,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
             stream,
             headers,
             incoming,
-            outgoing: Outgoing::new(stream, &self.queue),
+            outgoing: Outgoing::windowed(stream, &self.queue, self.flow.open(stream)),
             _slot: slot,
         };
         // Before the session can say anything on it. There is a place for every slot.
@@ -196,6 +210,22 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
             feed.end();
         } else {
             self.streams.insert(stream, Stream { feed, untold: 0 });
+        }
+    }
+
+    async fn update(&mut self, stream: u32, delta: u32) -> io::Result<()> {
+        match self.flow.update(stream, delta) {
+            Ok(()) => Ok(()),
+            Err(Overflow) if stream == 0 => {
+                let text = "a window of more than 31 bits";
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+            Err(Overflow) => {
+                drop(self.streams.remove(&stream));
+                let status = status::FLOW_CONTROL_ERROR;
+                self.say(Frame::Reset { stream, status }).await;
+                Ok(())
+            }
         }
     }
 
@@ -215,6 +245,11 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
             let bytes = self.buffer.split_to(piece);
             length -= piece;
             self.activity.note();
+            self.untold += piece;
+            if self.untold >= WINDOW_STEP {
+                let delta = u32::try_from(std::mem::take(&mut self.untold)).unwrap_or(0);
+                self.say(Frame::WindowUpdate { stream: 0, delta }).await;
+            }
             // One that has ended, or was refused: nobody minds.
             let Some(open) = self.streams.get_mut(&stream) else {
                 continue;

@@ -14,6 +14,10 @@ const VERSION: u16 = 3;
 /// Bytes before any payload.
 const HEAD: usize = 8;
 const FIN: u8 = 1;
+/// A setting's number, without its flags.
+const NUMBER: u32 = 0x00ff_ffff;
+/// The setting of what streams begin with (draft, 2.6.4).
+const INITIAL_WINDOW: u32 = 7;
 /// Every stream number has 31 bits; the one before them is reserved.
 const STREAM: u32 = 0x7fff_ffff;
 
@@ -45,8 +49,11 @@ pub enum Frame {
         /// Why: [`status`].
         status: u32,
     },
-    /// Settings. None of them means anything here.
-    Settings,
+    /// Settings, of which one means anything here.
+    Settings {
+        /// What a stream may be sent without an update, where it is set.
+        initial_window: Option<u32>,
+    },
     /// To be sent back, if its number is odd: the client's.
     Ping(u32),
     /// No more streams are accepted.
@@ -91,6 +98,8 @@ pub mod status {
     pub const PROTOCOL_ERROR: u32 = 1;
     /// It is not wanted; nothing was done for it.
     pub const REFUSED_STREAM: u32 = 3;
+    /// Its window is larger than there is a number for.
+    pub const FLOW_CONTROL_ERROR: u32 = 7;
 }
 
 /// Why bytes are no frame.
@@ -160,7 +169,12 @@ impl Frame {
             }
             Self::SynReply { stream, fin, block } => words(2, u8::from(*fin), &[*stream], block),
             Self::Reset { stream, status } => words(3, 0, &[*stream, *status], &[]),
-            Self::Settings => words(4, 0, &[0], &[]),
+            Self::Settings {
+                initial_window: None,
+            } => words(4, 0, &[0], &[]),
+            Self::Settings {
+                initial_window: Some(window),
+            } => words(4, 0, &[1, INITIAL_WINDOW, *window], &[]),
             Self::Ping(id) => words(6, 0, &[*id], &[]),
             Self::GoAway { last, status } => words(7, 0, &[*last, *status], &[]),
             Self::Headers { stream, fin, block } => words(8, u8::from(*fin), &[*stream], block),
@@ -200,7 +214,7 @@ fn control(kind: u16, flags: u8, payload: &[u8]) -> Result<Frame, Undecodable> {
             let (status, _) = take_u32(rest)?;
             Frame::Reset { stream, status }
         }
-        4 => Frame::Settings,
+        4 => settings(payload)?,
         6 => Frame::Ping(take_u32(payload)?.0),
         7 => {
             let (last, rest) = take_stream(payload)?;
@@ -220,6 +234,22 @@ fn control(kind: u16, flags: u8, payload: &[u8]) -> Result<Frame, Undecodable> {
         }
         other => Frame::Unknown(other),
     })
+}
+
+/// Entries of flags, number and value; the last one of a number counts.
+fn settings(payload: &[u8]) -> Result<Frame, Undecodable> {
+    let (count, mut rest) = take_u32(payload)?;
+    let mut initial_window = None;
+    // Each takes eight bytes, and the payload is bounded: so is the count.
+    for _ in 0..count {
+        let (number, after) = take_u32(rest)?;
+        let (value, after) = take_u32(after)?;
+        if number & NUMBER == INITIAL_WINDOW {
+            initial_window = Some(value);
+        }
+        rest = after;
+    }
+    Ok(Frame::Settings { initial_window })
 }
 
 fn encode_control(kind: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -286,7 +316,17 @@ mod tests {
                 &[
                     0x80, 3, 0, 4, 0, 0, 0, 12, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 1,
                 ],
-                Frame::Settings,
+                Frame::Settings {
+                    initial_window: Some(1),
+                },
+            ),
+            (
+                &[
+                    0x80, 3, 0, 4, 0, 0, 0, 12, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1,
+                ],
+                Frame::Settings {
+                    initial_window: None,
+                },
             ),
             (&[0x80, 3, 0, 77, 0, 0, 0, 1, 9], Frame::Unknown(77)),
         ] {
@@ -308,6 +348,10 @@ mod tests {
                 "control frame too short",
             ),
             (&[0, 0, 0, 0, 0, 0, 0, 1], "data on stream 0"),
+            (
+                &[0x80, 3, 0, 4, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff],
+                "control frame too short",
+            ),
         ] {
             let wrong = Frame::decode(bytes);
             assert_eq!(wrong, Err(Undecodable::Wrong(why)), "{bytes:?}");
@@ -338,6 +382,7 @@ mod tests {
             (stream(), 0..=STREAM)
                 .prop_map(|(stream, delta)| Frame::WindowUpdate { stream, delta }),
             any::<u32>().prop_map(Frame::Ping),
+            any::<Option<u32>>().prop_map(|initial_window| Frame::Settings { initial_window }),
             (stream(), any::<bool>(), 0..1_usize << 24).prop_map(|(stream, fin, length)| {
                 Frame::Data {
                     stream,

@@ -4,6 +4,7 @@ mod hostile;
 mod ports;
 mod remote;
 mod tokens;
+mod windows;
 
 use anyhow::Result;
 use cri::v1;

@@ -96,7 +96,11 @@ async fn floods_cost_no_memory() -> Result<()> {
                 };
                 [head.encode(), vec![7; length]].concat()
             }
-            "settings" => Frame::Settings.encode().repeat(1000),
+            "settings" => Frame::Settings {
+                initial_window: None,
+            }
+            .encode()
+            .repeat(1000),
             _ => Frame::Ping(1).encode().repeat(1000),
         };
         let sending = async {
