@@ -5,6 +5,7 @@
 //! when somebody scrapes.
 
 pub(crate) mod calls;
+mod compression;
 mod exposition;
 mod figures;
 mod process;
@@ -121,7 +122,7 @@ pub(crate) async fn start(options: Options, pods: Pods) -> Result<Arc<Calls>> {
     let pool = Pool::new("metrics", 1);
     let tls = match options.tls {
         Some(tls) => {
-            let loaded = pool.run(move || Tls::load(tls)).await;
+            let loaded = pool.run(move || load(tls)).await;
             Some(loaded.context("certificate of the metrics endpoint")?)
         }
         None => None,
@@ -154,6 +155,18 @@ pub(crate) async fn start(options: Options, pods: Pods) -> Result<Arc<Calls>> {
     }
     tokio::spawn(accept_tcp(listener, endpoint));
     Ok(calls)
+}
+
+/// With a pair of our own where there is none.
+fn load(options: TlsOptions) -> Result<Tls, streaming::TlsError> {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    let (certificate, key) = (&options.certificate, &options.key);
+    if streaming::make_certificate_if_missing(certificate, key, &name)? {
+        let path = certificate.display();
+        tracing::info!(%path, "a self-signed certificate was made for metrics");
+    }
+    Tls::load(options)
 }
 
 async fn accept_tcp(listener: TcpListener, endpoint: Arc<Endpoint>) {
@@ -220,6 +233,7 @@ async fn answer(endpoint: &Arc<Endpoint>, request: &Request<Incoming>) -> Respon
         let text = "only GET is possible\n".to_owned();
         return response(StatusCode::METHOD_NOT_ALLOWED, text);
     }
+    let gzip = compression::is_wanted(request.headers());
     endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
     let sources = endpoint.sources.clone();
     let mut text = endpoint.pool.run(move || sources.read()).await;
@@ -227,11 +241,26 @@ async fn answer(endpoint: &Arc<Endpoint>, request: &Request<Incoming>) -> Respon
     let in_flight = endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     let done = endpoint.scrapes.fetch_add(1, Ordering::Relaxed);
     figures::scrapes(&mut text, in_flight, done);
-    response(StatusCode::OK, text.finish())
+    let text = text.finish();
+    let packed = if gzip {
+        let text = text.clone();
+        endpoint.pool.run(move || compression::gzip(&text)).await
+    } else {
+        None
+    };
+    let Some(packed) = packed else {
+        return response(StatusCode::OK, text);
+    };
+    let mut response = response(StatusCode::OK, packed);
+    let encoding = http::HeaderValue::from_static("gzip");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_ENCODING, encoding);
+    response
 }
 
-fn response(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+fn response(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
     let kind = http::HeaderValue::from_static(TEXT);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -23,5 +23,8 @@ pub use backend::{
     Attach, Backend, End, Exec, Forward, Input, Output, Process, Refusal, Resize, Size, Wanted,
 };
 pub use server::{Error, Options, Promises, Server, Session};
-pub use tls::{Error as TlsError, Options as TlsOptions, Tls, Version as TlsVersion};
+pub use tls::{
+    Error as TlsError, Options as TlsOptions, Tls, Version as TlsVersion,
+    make_if_missing as make_certificate_if_missing,
+};
 pub use tokens::TooMany;

@@ -4,6 +4,9 @@
 //! gets the new certificate, and an idle server costs nothing.
 
 mod ciphers;
+mod self_signed;
+
+pub use self_signed::make_if_missing;
 
 use std::fs;
 use std::io;

@@ -98,9 +98,17 @@ async fn calls_pulls_and_ends_are_counted() -> Result<()> {
             "{name}\n{text}"
         );
     }
+    let zipped = format!(
+        "curl -sS --compressed --unix-socket {} -D - http://node/metrics",
+        socket.display()
+    );
+    let zipped = shell(&zipped)?;
+    assert!(zipped.contains("content-encoding: gzip"), "{zipped}");
+    let calls = r#"container_runtime_crio_operations_total{operation="RunPodSandbox"}"#;
+    assert_eq!(sample(&zipped, calls), Some(1.0), "{zipped}");
     let again = get(&socket, "/metrics").await?;
     let done = r#"promhttp_metric_handler_requests_total{code="200"}"#;
-    assert_eq!(sample(&again, done), Some(1.0));
+    assert_eq!(sample(&again, done), Some(2.0));
     assert!(get(&socket, "/").await?.starts_with("HTTP/1.1 404"));
 
     // The series of a container goes with it.
@@ -114,6 +122,15 @@ async fn calls_pulls_and_ends_are_counted() -> Result<()> {
     f.node.finish().await?;
     assert!(!socket.try_exists()?, "the socket ends with the daemon");
     Ok(())
+}
+
+fn shell(script: &str) -> Result<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let program = Program::new("/bin/sh", Duration::from_secs(30)).env("PATH", path);
+    let output = run(&program.args(["-c", script])).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{script}: {words}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn openssl(dir: &Path, arguments: &str, stdin: &str) -> Result<String> {
@@ -165,6 +182,7 @@ async fn with_a_certificate_the_address_speaks_tls() -> Result<()> {
     assert!(!String::from_utf8_lossy(&answer).contains("HTTP"));
     f.node.finish().await?;
 
+    // Of a pair, one without the other.
     let missing = Options {
         config: config("none"),
         ..Options::default()
@@ -178,4 +196,51 @@ async fn with_a_certificate_the_address_speaks_tls() -> Result<()> {
         "{refused:#}"
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_pair_is_made() -> Result<()> {
+    let directory = tempfile::Builder::new()
+        .prefix("crixm-")
+        .tempdir_in("/var/tmp")?;
+    let pki = directory.path().join("pki");
+    let config = format!(
+        "[crio.metrics]\nenable_metrics = true\nmetrics_port = 0\n\
+         metrics_cert = \"{dir}/cert\"\nmetrics_key = \"{dir}/key\"\n",
+        dir = pki.display()
+    );
+    let mut f = fixture::without_image(Options {
+        config,
+        ..Options::default()
+    })
+    .await?;
+    let made = std::fs::read(pki.join("cert"))?;
+    // Go's and OpenSSL's clients know the server by this certificate and the node's name.
+    let name = rustix::system::uname();
+    let name = name.nodename().to_str()?;
+    let log = f.node.log_tail();
+    let told = log.lines().find(|line| line.contains("metrics are served"));
+    let port = told.and_then(|line| line.rsplit(':').next());
+    let port = port.context("a port in the log")?.trim();
+    let fetch = format!(
+        "curl -sS --cacert {}/cert --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/metrics",
+        pki.display()
+    );
+    let text = shell(&fetch)?;
+    assert!(text.contains("process_open_fds"), "{text}");
+    let words = format!("openssl x509 -in {}/cert -noout -text", pki.display());
+    let words = shell(&words)?;
+    for wanted in [
+        format!("DNS:{name}"),
+        "TLS Web Server Authentication".to_owned(),
+        "ecdsa-with-SHA256".to_owned(),
+    ] {
+        assert!(words.contains(&wanted), "no {wanted} in {words}");
+    }
+    let key = std::fs::metadata(pki.join("key"))?;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&key.permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    f.node.restart().await?;
+    assert_eq!(std::fs::read(pki.join("cert"))?, made, "it stays");
+    f.node.finish().await
 }
