@@ -21,6 +21,13 @@ mod worker;
 
 pub(crate) use source::now_ns;
 
+/// What is fuzzed.
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    pub(crate) use super::format::{LINE, format, stamp};
+    pub(crate) use super::journal::{HALF, HEADER, Journal, LAYOUT, VERSION, Write};
+}
+
 /// Stack of the log thread.
 const STACK: usize = 128 * 1024;
 

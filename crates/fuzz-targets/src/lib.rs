@@ -10,6 +10,7 @@ mod kernel;
 mod monitor;
 mod seccomp;
 mod streams;
+mod tar;
 
 /// Takes any bytes; panics where a decoder breaks a promise.
 pub type Target = fn(&[u8]);
@@ -26,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("features", runtime::fuzzing::features),
     ("image_config", image::fuzzing::config),
     ("inflate", image::fuzzing::inflate),
+    ("journal", crioxide_monitor::fuzzing::journal),
     ("kernel_text", kernel::kernel_text),
     ("manifest", image::fuzzing::manifest),
     ("monitor_message", monitor::message),
@@ -37,7 +39,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("spdy_headers", streams::spdy_headers),
     ("storage_table", storage::fuzzing::tables),
     ("tar", storage::fuzzing::tar),
+    ("tar_gnu", tar::with_gnu),
     ("tar_split", storage::fuzzing::tar_split),
+    ("terminal_size", streaming::fuzzing::sizes),
     ("websocket_message", streams::websocket_message),
 ];
 

@@ -95,6 +95,36 @@ fn read_entries(
     }
 }
 
+/// Name, and size where it is a regular file, of every entry of an archive; `None` where it is none.
+/// What is at odds with good checksums gets them first.
+#[must_use]
+pub fn tar_entries(bytes: &[u8]) -> (Vec<u8>, Option<Vec<(Vec<u8>, Option<u64>)>>) {
+    let bytes = with_checksums(bytes);
+    let mut stream = Stream::new(Source::new(&bytes[..], BYTES), ENTRIES);
+    let mut entries = Vec::new();
+    let mut read = || -> Result<(), crate::Error> {
+        while let Some(entry) = stream.next()? {
+            stream.take_raw().clear();
+            loop {
+                let length = stream.data()?.len();
+                if length == 0 {
+                    break;
+                }
+                stream.consume(length);
+            }
+            let size = entry.sparse.as_ref().map_or(entry.data, |map| map.size);
+            match entry.kind {
+                tar::Kind::Global => {}
+                tar::Kind::Regular => entries.push((entry.name, Some(size))),
+                _ => entries.push((entry.name, None)),
+            }
+        }
+        Ok(())
+    };
+    let read = read().is_ok();
+    (bytes, read.then_some(entries))
+}
+
 /// A reader of few bytes at once.
 struct Trickle<'a>(&'a [u8]);
 

@@ -10,6 +10,8 @@
 mod backend;
 mod channel;
 mod conversation;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod limits;
 mod server;
 mod session;

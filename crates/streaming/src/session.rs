@@ -6,4 +6,6 @@ pub(crate) mod remote;
 mod size;
 mod status;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use size::Sizes;
 pub(crate) use status::Form as StatusForm;

@@ -31,9 +31,9 @@ use sys::mapping::Mapping;
 use super::format::LINE;
 
 /// Words in front: one page.
-const HEADER: usize = 4096;
+pub(crate) const HEADER: usize = 4096;
 /// Bytes of one half: a line that waits for its end, and as much again.
-const HALF: usize = 2 * LINE;
+pub(crate) const HALF: usize = 2 * LINE;
 /// When less room is left behind `end`, the rest moves to the other half.
 const LITTLE_ROOM: usize = HALF / 2;
 const PAGE: usize = 4096;
@@ -45,9 +45,9 @@ const DEVICE: usize = 3;
 const INODE: usize = 4;
 const OFFSET: usize = 5;
 const CONSUMED: usize = 6;
-const VERSION: usize = 7;
+pub(crate) const VERSION: usize = 7;
 /// Of this layout: another one is refused rather than misread.
-const LAYOUT: u64 = 1;
+pub(crate) const LAYOUT: u64 = 1;
 
 /// The unpacked [`STATE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,12 +15,18 @@ struct Sent {
 
 /// Sizes that come in pieces.
 #[derive(Debug, Default)]
-pub(super) struct Sizes(Vec<u8>);
+pub(crate) struct Sizes(Vec<u8>);
 
 impl Sizes {
+    /// Bytes that wait for more.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn held(&self) -> usize {
+        self.0.len()
+    }
+
     /// The last size that is whole now. What is none is forgotten: a terminal of a wrong size is no
     /// reason to end a session.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Option<Size> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Option<Size> {
         let room = limits::SIZE_BYTES.saturating_sub(self.0.len());
         self.0.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         let mut values = serde_json::Deserializer::from_slice(&self.0).into_iter::<Sent>();
