@@ -60,6 +60,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         stop_timeout: seconds("ctr_stop_timeout", STOP_TIMEOUT),
         statistics: statistics(settings)?,
         host_ports: !settings.bool(section, "disable_hostport_mapping"),
+        image_volumes: image_volumes(settings)?,
     })
 }
 
@@ -82,6 +83,19 @@ fn statistics(settings: &Settings) -> Result<pods::statistics::Options> {
         metrics_period: both,
         selection,
     })
+}
+
+fn image_volumes(settings: &Settings) -> Result<pods::ImageVolumes> {
+    let (section, key) = ("crio.image", "image_volumes");
+    match settings.text(section, key) {
+        "mkdir" => Ok(pods::ImageVolumes::Mkdir),
+        "bind" => Ok(pods::ImageVolumes::Bind),
+        "ignore" => Ok(pods::ImageVolumes::Ignore),
+        other => {
+            let text = format!("{other:?} is none of mkdir, bind and ignore");
+            Err(settings.wrong(section, key, text).into())
+        }
+    }
 }
 
 /// Who keeps the cgroups.

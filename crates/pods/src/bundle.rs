@@ -18,7 +18,9 @@ use crate::request::{PidMode, Profile, Shared};
 use crate::rootfs::Rootfs;
 use crate::state::container::Made;
 use crate::state::pod::Pod;
-use crate::{ContainerId, ContainerRequest, Error, devices, files, image_volumes};
+use crate::{
+    ContainerId, ContainerRequest, Error, accounts, devices, files, image_volumes, own_volumes,
+};
 
 /// What a container is made from.
 #[derive(Debug)]
@@ -50,7 +52,10 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     let user = rootfs.user(&request.user, &from.image.user)?;
     let capabilities = capabilities(node, request, user.uid == 0)?;
     let cwd = spec::process::working_dir(&from.image, &request.working_dir)?;
-    rootfs.make_dir(&cwd)?;
+    rootfs.make_dir(&cwd, None)?;
+    let env = environment(node, from)?;
+    let mut own_files = pod_files(pod);
+    own_files.extend(accounts::complete(&rootfs, from, &user, &env, &cwd)?);
     let mut binds = Vec::with_capacity(request.mounts.len());
     let mut volumes = image_volumes::sources(&from.bundle, request)?.into_iter();
     for mount in &request.mounts {
@@ -61,6 +66,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         let rro_supported = handler.features.recursive_readonly;
         binds.push(bind(mount, source, rro_supported)?);
     }
+    binds.extend(own_volumes::make(node, from, &rootfs, &user)?);
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
     let devices = devices::resolve(&request.devices, all_devices)?;
     let read_only = request.readonly_rootfs || node.options.read_only && !request.privileged;
@@ -69,7 +75,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         host_ipc: pod.request.ipc == Shared::Host,
         readonly_root: read_only,
         tmpfs: node.options.read_only && !request.privileged,
-        pod: pod_files(pod),
+        pod: own_files,
         binds: binds.clone(),
     };
     let made = Made {
@@ -91,7 +97,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         terminal: request.tty,
         user,
         args: spec::process::arguments(&from.image, &request.command, &request.args)?,
-        env: environment(node, from)?,
+        env,
         cwd,
         rlimits: node.options.ulimits.clone(),
         no_new_privileges: request.no_new_privs,
@@ -188,11 +194,17 @@ fn pod_files(pod: &Pod) -> Vec<(&'static str, PathBuf)> {
         Shared::Pod => dir.join(files::SHM),
         Shared::Host => PathBuf::from("/dev/shm"),
     };
-    vec![
+    let mut files = vec![
         ("/etc/resolv.conf", dir.join(files::RESOLV_CONF)),
         ("/etc/hostname", dir.join(files::HOSTNAME)),
         ("/dev/shm", shm),
-    ]
+    ];
+    let environment = dir.join(files::CONTAINERENV);
+    // Pods of an older daemon have none.
+    if environment.try_exists().unwrap_or(false) {
+        files.push(("/run/.containerenv", environment));
+    }
+    files
 }
 
 /// A requested mount of what is at `source`.

@@ -1,4 +1,4 @@
-//! A pod's own files: resolv.conf, hostname, /dev/shm and the log directory.
+//! A pod's own files: resolv.conf, hostname, .containerenv, /dev/shm and the log directory.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -18,6 +18,8 @@ const SHM_BYTES: u64 = 64 * 1024 * 1024;
 pub(crate) const RESOLV_CONF: &str = "resolv.conf";
 /// The pod's host name.
 pub(crate) const HOSTNAME: &str = "hostname";
+/// Empty, and there: by it programs know that they are in a container.
+pub(crate) const CONTAINERENV: &str = ".containerenv";
 /// Mount point of the pod's /dev/shm.
 pub(crate) const SHM: &str = "shm";
 
@@ -38,6 +40,8 @@ fn write(dir: &Path, logs: &Path, request: &PodRequest, hostname: &str) -> Resul
         .create(logs)
         .map_err(Error::io("create", logs))?;
     put(dir, HOSTNAME, &format!("{hostname}\n"))?;
+    let path = dir.join(CONTAINERENV);
+    fs::File::create(&path).map_err(Error::io("create", path))?;
     put(dir, RESOLV_CONF, &resolv_conf(request.dns.as_ref())?)?;
     if request.ipc == Shared::Pod {
         let shm = dir.join(SHM);

@@ -7,6 +7,7 @@
 //! Invariants: an intent is on tmpfs before a stage acts; a record is on disk before it is seen;
 //! an exit is on disk before it is seen; nothing is deleted because nobody asked again.
 
+mod accounts;
 mod bundle;
 pub mod cgroups;
 mod devices;
@@ -23,6 +24,7 @@ mod namespaces;
 mod networking;
 mod node;
 mod operations;
+mod own_volumes;
 mod records;
 pub mod request;
 mod restore;
@@ -35,7 +37,7 @@ pub mod statistics;
 pub use error::Error;
 pub use events::{Event, Happened};
 pub use ids::{ContainerId, PodId};
-pub use node::{Options, PauseImage, Rooms};
+pub use node::{ImageVolumes, Options, PauseImage, Rooms};
 pub use operations::Running as RunningOperation;
 pub use operations::exec_sync::Executed;
 pub use request::{ContainerRequest, PodRequest};

@@ -78,6 +78,20 @@ pub struct Options {
     pub statistics: statistics::Options,
     /// Whether ports of the node lead to pods by rules of ours.
     pub host_ports: bool,
+    /// What is done for the volumes that an image declares.
+    pub image_volumes: ImageVolumes,
+}
+
+/// What is done for the volumes that an image declares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ImageVolumes {
+    /// A directory of the container's user is made where there is none.
+    #[default]
+    Mkdir,
+    /// An empty directory outside of the container's layer is mounted there.
+    Bind,
+    /// Nothing.
+    Ignore,
 }
 
 /// Pools of blocking work, so that a hung volume exhausts its own only.

@@ -18,6 +18,16 @@ pub(crate) struct Rootfs {
     dir: Dir,
 }
 
+/// A file of the root.
+#[derive(Debug, Default)]
+pub(crate) struct Read {
+    pub(crate) bytes: Vec<u8>,
+    /// Its permissions.
+    pub(crate) mode: u32,
+    /// Its user and group.
+    pub(crate) owner: (u32, u32),
+}
+
 impl Rootfs {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let dir = Dir::open(path).map_err(Error::io("open", path))?;
@@ -29,31 +39,31 @@ impl Rootfs {
 
     /// User and groups of a request, by the image's account files.
     pub(crate) fn user(&self, request: &user::Request, image: &str) -> Result<oci::User, Error> {
-        let passwd = self.read("etc/passwd")?;
-        let group = self.read("etc/group")?;
+        let passwd = self.read("etc/passwd")?.unwrap_or_default();
+        let group = self.read("etc/group")?.unwrap_or_default();
         Ok(user::resolve(
             request,
             image,
             user::Accounts {
-                passwd: &passwd,
-                group: &group,
+                passwd: &passwd.bytes,
+                group: &group.bytes,
             },
         )?)
     }
 
-    /// A file's bytes, up to the bound; nothing where there is no such regular file.
-    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+    /// A file, its bytes up to [`user::MAX_FILE_BYTES`]; `None` where there is no such regular file.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Read>, Error> {
         let at = || self.path.join(name);
         // NONBLOCK: the image may hold a FIFO of that name.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match self.dir.open_in_root(Path::new(name), flags, 0) {
             Ok(file) => file,
-            Err(missing) if is_absent(&missing) => return Ok(Vec::new()),
+            Err(missing) if is_absent(&missing) => return Ok(None),
             Err(error) => return Err(Error::io("open", at())(error)),
         };
-        let kind = fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        if kind != Ok(FileType::RegularFile) {
-            return Ok(Vec::new());
+        let stat = fstat(&file).map_err(|error| Error::io("look at", at())(error.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(None);
         }
         let bound = u64::try_from(user::MAX_FILE_BYTES).unwrap_or(u64::MAX);
         let mut bytes = Vec::new();
@@ -61,11 +71,16 @@ impl Rootfs {
             .take(bound)
             .read_to_end(&mut bytes)
             .map_err(Error::io("read", at()))?;
-        Ok(bytes)
+        Ok(Some(Read {
+            bytes,
+            mode: stat.st_mode & 0o7777,
+            owner: (stat.st_uid, stat.st_gid),
+        }))
     }
 
-    /// Makes the directory `path` (normal, absolute) with those above it, where it is missing.
-    pub(crate) fn make_dir(&self, path: &str) -> Result<(), Error> {
+    /// Makes the directory `path` (normal, absolute) with those above it, where it is missing; what
+    /// is made is given to `owner`.
+    pub(crate) fn make_dir(&self, path: &str, owner: Option<&oci::User>) -> Result<(), Error> {
         let mut above = PathBuf::from(".");
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let dir = self
@@ -74,7 +89,12 @@ impl Rootfs {
                 .map_err(Error::io("open", self.path.join(&above)))?;
             above.push(part);
             match dir.make_dir(part.as_ref(), 0o755) {
-                Ok(()) => {}
+                Ok(()) => {
+                    if let Some(owner) = owner {
+                        dir.set_owner(part.as_ref(), owner.uid, owner.gid)
+                            .map_err(Error::io("give away", self.path.join(&above)))?;
+                    }
+                }
                 Err(there) if there.kind() == std::io::ErrorKind::AlreadyExists => {}
                 // A read-only file system of an image volume, or the like: the runtime says so.
                 Err(_) => return Ok(()),

@@ -112,7 +112,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""mkdir""#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "image-volumes",
         env: "CONTAINER_IMAGE_VOLUMES",
         help: "mkdir, bind, ignore",

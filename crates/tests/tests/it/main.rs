@@ -17,6 +17,7 @@ mod host_ports;
 mod image_volumes;
 mod images;
 mod metrics;
+mod own_files;
 mod pods;
 mod restart;
 mod retries;

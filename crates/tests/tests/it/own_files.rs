@@ -1,0 +1,146 @@
+//! What a container finds that its request does not name: its user's entry in the account files,
+//! the sign that it is a container, its image's volumes.
+
+use anyhow::Result;
+use cri::v1;
+use serde_json::json;
+use testkit::image_maker::{Entry, ImageMaker};
+use testkit::node::Options;
+use testkit::requests::container;
+
+use crate::fixture::{self, Fixture};
+
+/// A node with an image that has accounts and volumes.
+async fn fixture(config: &str) -> Result<(Fixture, String)> {
+    let options = Options {
+        config: config.into(),
+        ..Options::default()
+    };
+    let f = fixture::with(options).await?;
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nknown:x:1000:1000::/home:/bin/sh";
+    let image = ImageMaker::busybox()
+        .layer(&[
+            Entry::directory("etc", 0o755),
+            Entry::file("etc/passwd", 0o644, passwd),
+            Entry::file("etc/group", 0o644, "root:x:0:\n"),
+            Entry::directory("there", 0o700),
+        ])
+        .config(
+            "Volumes",
+            json!({"/made/deep": {}, "/there": {}, "/../../up": {}, "/mounted": {}}),
+        );
+    f.registry.push("test/own", "latest", &image.build())?;
+    let own = f.registry.reference("test/own", "latest");
+    f.node.pull(&own).await?;
+    Ok((f, own))
+}
+
+fn of_user(name: &str, image: &str, uid: i64) -> v1::ContainerConfig {
+    let mut config = container(name, image, &["sleep", "1000"]);
+    config.linux.as_mut().unwrap().security_context = Some(v1::LinuxContainerSecurityContext {
+        run_as_user: Some(v1::Int64Value { value: uid }),
+        run_as_group: Some(v1::Int64Value { value: 77 }),
+        ..Default::default()
+    });
+    config
+}
+
+async fn said(f: &Fixture, id: &str, script: &str) -> Result<String> {
+    let done = f.node.exec(id, &["sh", "-c", script]).await?;
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    Ok(text + &String::from_utf8_lossy(&done.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_the_image_does_not_know_has_an_entry() -> Result<()> {
+    let (f, image) = fixture("").await?;
+    let pod = f.node.run_pod("p").await?;
+    let stranger = f.node.run(&pod, of_user("s", &image, 4321)).await?;
+    let passwd = said(&f, &stranger, "cat /etc/passwd; ls -ln /etc/passwd").await?;
+    let mut lines = passwd.lines();
+    assert_eq!(lines.next(), Some("root:x:0:0:root:/root:/bin/sh"));
+    assert_eq!(lines.next(), Some("known:x:1000:1000::/home:/bin/sh"));
+    let line = "4321:x:4321:77:4321 user:/:/sbin/nologin";
+    assert_eq!(lines.next(), Some(line), "{passwd}");
+    let listed = lines.next().unwrap_or_default();
+    assert!(listed.starts_with("-rw-r--r--"), "{listed}");
+    assert_eq!(
+        said(&f, &stranger, "cat /etc/group").await?,
+        "root:x:0:\n77:x:77:\n"
+    );
+    let write = "echo x 2>&1 >> /etc/passwd || echo refused";
+    assert!(said(&f, &stranger, write).await?.contains("refused"));
+
+    // Known by number: the image's own files.
+    let mut known = of_user("k", &image, 1000);
+    let security = known.linux.as_mut().unwrap().security_context.as_mut();
+    security.unwrap().run_as_group = Some(v1::Int64Value { value: 0 });
+    let known = f.node.run(&pod, known).await?;
+    let mounted = "grep -c -e ' /etc/passwd ' -e ' /etc/group ' /proc/mounts";
+    assert_eq!(said(&f, &known, mounted).await?.trim(), "0");
+
+    // What the request mounts there stays.
+    let passwd = f.node.dir.join("passwd");
+    std::fs::write(&passwd, "mine:x:1:1::/:/\n")?;
+    let mut given = of_user("g", &image, 4321);
+    given.mounts.push(v1::Mount {
+        container_path: "/etc/passwd".into(),
+        host_path: passwd.display().to_string(),
+        ..Default::default()
+    });
+    let given = f.node.run(&pod, given).await?;
+    assert_eq!(
+        said(&f, &given, "cat /etc/passwd").await?,
+        "mine:x:1:1::/:/\n"
+    );
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_can_see_that_it_is_one() -> Result<()> {
+    let (f, image) = fixture("").await?;
+    let pod = f.node.run_pod("p").await?;
+    let id = f
+        .node
+        .run(&pod, container("c", &image, &["sleep", "1000"]))
+        .await?;
+    let size = said(&f, &id, "wc -c < /run/.containerenv").await?;
+    assert_eq!(size.trim(), "0");
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_images_volumes_are_what_the_option_says() -> Result<()> {
+    let list = "for dir in /made/deep /there /up; do stat -c '%n %u %g %a' $dir || echo none; \
+                grep -c \" $dir \" /proc/mounts; done 2>/dev/null";
+    for (option, seen) in [
+        (
+            "mkdir",
+            "/made/deep 4321 77 755\n0\n/there 0 0 700\n0\n/up 4321 77 755\n0\n",
+        ),
+        (
+            "bind",
+            "/made/deep 0 0 755\n1\n/there 0 0 755\n1\n/up 0 0 755\n1\n",
+        ),
+        ("ignore", "none\n0\n/there 0 0 700\n0\nnone\n0\n"),
+    ] {
+        let config = format!("[crio.image]\nimage_volumes = \"{option}\"\n");
+        let (f, image) = fixture(&config).await?;
+        let pod = f.node.run_pod("p").await?;
+        let host = f.node.dir.join("host");
+        std::fs::create_dir(&host)?;
+        std::fs::write(host.join("file"), "the request's")?;
+        let mut config = of_user("c", &image, 4321);
+        config.mounts.push(v1::Mount {
+            container_path: "/mounted".into(),
+            host_path: host.display().to_string(),
+            ..Default::default()
+        });
+        let id = f.node.run(&pod, config).await?;
+        assert_eq!(said(&f, &id, list).await?, seen, "{option}");
+        let file = said(&f, &id, "cat /mounted/file").await?;
+        assert_eq!(file, "the request's", "{option}");
+        f.node.finish().await?;
+    }
+    Ok(())
+}
