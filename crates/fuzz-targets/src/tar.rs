@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use storage::fuzzing::Listed;
 use sys::spawn::{Program, run};
 
 const TAR: &str = "/usr/bin/tar";
@@ -16,17 +17,15 @@ pub(crate) fn with_gnu(bytes: &[u8]) {
     let Some(theirs) = gnu(&archive) else {
         return;
     };
-    let names = |entries: &[(Vec<u8>, Option<u64>)]| -> Vec<String> {
-        let words = |(name, size): &(Vec<u8>, Option<u64>)| {
-            format!("{} {size:?}", String::from_utf8_lossy(name))
-        };
+    let names = |entries: &[Listed]| -> Vec<String> {
+        let words = |(name, size): &Listed| format!("{} {size:?}", String::from_utf8_lossy(name));
         entries.iter().map(words).collect()
     };
     assert_eq!(names(&ours), names(&theirs), "ours and GNU's");
 }
 
 /// Entries as GNU tar lists them; `None` if it fails or has something to say.
-fn gnu(archive: &[u8]) -> Option<Vec<(Vec<u8>, Option<u64>)>> {
+fn gnu(archive: &[u8]) -> Option<Vec<Listed>> {
     let mut program = Program::new(TAR, PATIENCE)
         .args(["--list", "--verbose", "--numeric-owner", "--utc"])
         .args([
@@ -46,7 +45,7 @@ fn gnu(archive: &[u8]) -> Option<Vec<(Vec<u8>, Option<u64>)>> {
 }
 
 /// `-rw-r--r-- 0/0 12 1970-01-01 00:00 "name"`, with more behind the name of a link.
-fn entry(line: &[u8]) -> Option<(Vec<u8>, Option<u64>)> {
+fn entry(line: &[u8]) -> Option<Listed> {
     let quote = line.iter().position(|byte| *byte == b'"')?;
     let (head, name) = line.split_at(quote);
     let head = String::from_utf8_lossy(head);

@@ -95,10 +95,12 @@ fn read_entries(
     }
 }
 
-/// Name, and size where it is a regular file, of every entry of an archive; `None` where it is none.
-/// What is at odds with good checksums gets them first.
+/// An entry of an archive: its name, and its size where it is a regular file.
+pub type Listed = (Vec<u8>, Option<u64>);
+
+/// The archive with good checksums, and its entries; `None` where it is none.
 #[must_use]
-pub fn tar_entries(bytes: &[u8]) -> (Vec<u8>, Option<Vec<(Vec<u8>, Option<u64>)>>) {
+pub fn tar_entries(bytes: &[u8]) -> (Vec<u8>, Option<Vec<Listed>>) {
     let bytes = with_checksums(bytes);
     let mut stream = Stream::new(Source::new(&bytes[..], BYTES), ENTRIES);
     let mut entries = Vec::new();
