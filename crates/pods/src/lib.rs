@@ -276,6 +276,17 @@ impl Pods {
         self.0.statistics.oom_kills()
     }
 
+    /// How often the monitor of containers that are there was lost, since the daemon's start.
+    #[must_use]
+    pub fn monitor_losses(&self) -> Vec<(Arc<Container>, u64)> {
+        let snapshot = self.snapshot();
+        let losses = self.0.alive();
+        let losses = losses.iter().flat_map(|live| live.losses());
+        losses
+            .filter_map(|(id, count)| Some((snapshot.container(id.as_str()).ok()?, count)))
+            .collect()
+    }
+
     /// The graph root, which the writable layers are on.
     #[must_use]
     pub fn store_root(&self) -> &std::path::Path {

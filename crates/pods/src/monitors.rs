@@ -44,6 +44,8 @@ pub(crate) struct Live {
     closing: AtomicBool,
     kept: Mutex<HashMap<ContainerId, Kept>>,
     execs: Mutex<HashMap<String, Expected>>,
+    /// How often a container lost its monitor.
+    losses: Mutex<HashMap<ContainerId, u64>>,
     /// Containers that are being killed and have not ended.
     killed: Mutex<HashSet<ContainerId>>,
     /// Held shared by what makes or starts a container, and whole by what ends the pod.
@@ -63,6 +65,7 @@ impl Default for Live {
             closing: AtomicBool::new(false),
             kept: Mutex::default(),
             execs: Mutex::default(),
+            losses: Mutex::default(),
             killed: Mutex::default(),
             gate: RwLock::default(),
             states: tokio::sync::Mutex::default(),
@@ -117,6 +120,25 @@ impl Live {
     pub(crate) fn drop_kept(&self, id: &ContainerId) {
         lock(&self.kept).remove(id);
         lock(&self.killed).remove(id);
+    }
+
+    /// How often each container lost its monitor.
+    pub(crate) fn losses(&self) -> Vec<(ContainerId, u64)> {
+        let losses = lock(&self.losses);
+        losses
+            .iter()
+            .map(|(id, count)| (id.clone(), *count))
+            .collect()
+    }
+
+    /// Counts the loss of the monitor for the containers that have not ended.
+    fn monitor_lost<'a>(&self, containers: impl Iterator<Item = &'a Arc<Container>>) {
+        let mut losses = lock(&self.losses);
+        for container in containers {
+            if !matches!(container.phase, Phase::Exited { .. }) {
+                *losses.entry(container.id.clone()).or_default() += 1;
+            }
+        }
     }
 
     /// From here on nothing may be started in the container.
@@ -542,6 +564,7 @@ fn supervise(node: &Arc<Node>, pod: &PodId, live: Arc<Live>, events: Events) {
                 return;
             }
             tracing::warn!(pod = pod.as_str(), "monitor lost");
+            live.monitor_lost(node.table.load().containers_of(&pod));
             match succeed_at_last(&node, &pod, &live).await {
                 Ok(next) => events = next,
                 Err(error) => {

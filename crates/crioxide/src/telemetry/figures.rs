@@ -29,6 +29,7 @@ impl Sources {
         let mut text = Text::default();
         self.calls(&mut text);
         self.containers(&mut text);
+        self.monitors(&mut text);
         if let Some(name) = self.selection.name("processes_defunct") {
             let help = "Zombies on the node.";
             text.single(&name, Kind::Gauge, help, process::zombies());
@@ -97,6 +98,21 @@ impl Sources {
             let help = "Ends for lack of memory of the containers that are there, by name.";
             text.metric(&name, Kind::Counter, help);
             for (container, count) in self.oom_by_name() {
+                text.sample(&name, &[("name", &container)], count);
+            }
+        }
+    }
+
+    fn monitors(&self, text: &mut Text) {
+        let Some(name) = self.selection.name("containers_stopped_monitor_count") else {
+            return;
+        };
+        let help = "Losses of the monitor of the containers that are there, by name.";
+        text.metric(&name, Kind::Counter, help);
+        let snapshot = self.pods.snapshot();
+        for (container, count) in self.pods.monitor_losses() {
+            if let Some(pod) = snapshot.pods.get(&container.pod) {
+                let container = container.request.record_name(&pod.request.key);
                 text.sample(&name, &[("name", &container)], count);
             }
         }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use crate::fixture;
+use crate::restart::monitor;
 
 async fn get(socket: &Path, path: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
@@ -242,5 +243,32 @@ async fn a_missing_pair_is_made() -> Result<()> {
     assert_eq!(mode & 0o777, 0o600);
     f.node.restart().await?;
     assert_eq!(std::fs::read(pki.join("cert"))?, made, "it stays");
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_monitor_is_counted() -> Result<()> {
+    let directory = tempfile::Builder::new()
+        .prefix("crixm-")
+        .tempdir_in("/var/tmp")?;
+    let socket = directory.path().join("metrics.sock");
+    let config = format!(
+        "[crio.metrics]\nenable_metrics = true\nmetrics_port = 0\nmetrics_socket = {socket:?}\n"
+    );
+    let f = fixture::with(Options {
+        config,
+        ..Options::default()
+    })
+    .await?;
+    let pod = f.node.run_pod("m").await?;
+    let sleeper = container("c", &f.image, &["sleep", "1000"]);
+    f.node.run(&pod, sleeper).await?;
+    let name = "container_runtime_crio_containers_stopped_monitor_count\
+                {name=\"k8s_c_m_default_uid-m_0\"}";
+    assert_eq!(sample(&get(&socket, "/metrics").await?, name), None);
+    let old = monitor(&f.node, &pod, None).await;
+    rustix::process::kill_process(old, rustix::process::Signal::KILL)?;
+    monitor(&f.node, &pod, Some(old)).await;
+    assert_eq!(sample(&get(&socket, "/metrics").await?, name), Some(1.0));
     f.node.finish().await
 }

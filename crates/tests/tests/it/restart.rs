@@ -151,7 +151,7 @@ async fn a_clean_stop_leaves_the_pods_running() -> Result<()> {
 }
 
 /// Process of a pod's monitor, as soon as it is another one than `last`.
-async fn monitor(node: &Node, pod: &str, last: Option<Pid>) -> Pid {
+pub(crate) async fn monitor(node: &Node, pod: &str, last: Option<Pid>) -> Pid {
     let mut tick = tokio::time::interval(std::time::Duration::from_millis(5));
     for _ in 0..4000 {
         tick.tick().await;
