@@ -61,6 +61,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         statistics: statistics(settings)?,
         host_ports: !settings.bool(section, "disable_hostport_mapping"),
         image_volumes: image_volumes(settings)?,
+        timezone: timezone(settings)?,
     })
 }
 
@@ -93,6 +94,40 @@ fn image_volumes(settings: &Settings) -> Result<pods::ImageVolumes> {
         "ignore" => Ok(pods::ImageVolumes::Ignore),
         other => {
             let text = format!("{other:?} is none of mkdir, bind and ignore");
+            Err(settings.wrong(section, key, text).into())
+        }
+    }
+}
+
+/// The file of the zone that is named; `Local` is the node's own.
+fn timezone(settings: &Settings) -> Result<Option<PathBuf>> {
+    use std::path::Component;
+    let (section, key) = ("crio.runtime", "timezone");
+    let name = settings.text(section, key);
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let path = if name.eq_ignore_ascii_case("local") {
+        let local = Path::new("/etc/localtime");
+        // The name is the link's (localtime(5)); a file has none.
+        let target = std::fs::read_link(local).unwrap_or_else(|_| local.to_owned());
+        match target.strip_prefix("..") {
+            Ok(from_root) => Path::new("/").join(from_root),
+            Err(_) => Path::new("/etc").join(target),
+        }
+    } else {
+        let mut parts = Path::new(name).components();
+        if !parts.all(|part| matches!(part, Component::Normal(_))) {
+            let text = format!("{name:?} is no name of a time zone");
+            return Err(settings.wrong(section, key, text).into());
+        }
+        let zones = std::env::var_os("TZDIR").unwrap_or_else(|| "/usr/share/zoneinfo".into());
+        Path::new(&zones).join(name)
+    };
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => Ok(Some(path)),
+        _ => {
+            let text = format!("invalid timezone: {name}");
             Err(settings.wrong(section, key, text).into())
         }
     }

@@ -20,6 +20,7 @@ use crate::state::container::Made;
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, ContainerRequest, Error, accounts, devices, files, image_volumes, own_volumes,
+    timezone,
 };
 
 /// What a container is made from.
@@ -56,6 +57,11 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     let env = environment(node, from)?;
     let mut own_files = pod_files(pod);
     own_files.extend(accounts::complete(&rootfs, from, &user, &env, &cwd)?);
+    own_files.extend(timezone::set(
+        &rootfs,
+        from,
+        node.options.timezone.as_deref(),
+    )?);
     let mut binds = Vec::with_capacity(request.mounts.len());
     let mut volumes = image_volumes::sources(&from.bundle, request)?.into_iter();
     for mount in &request.mounts {

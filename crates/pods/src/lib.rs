@@ -33,6 +33,7 @@ mod session;
 mod snapshot;
 pub mod state;
 pub mod statistics;
+mod timezone;
 
 pub use error::Error;
 pub use events::{Event, Happened};

@@ -80,6 +80,8 @@ pub struct Options {
     pub host_ports: bool,
     /// What is done for the volumes that an image declares.
     pub image_volumes: ImageVolumes,
+    /// File of the time zone that containers have; that of their image if `None`.
+    pub timezone: Option<PathBuf>,
 }
 
 /// What is done for the volumes that an image declares.

@@ -104,6 +104,35 @@ impl Rootfs {
     }
 }
 
+impl Rootfs {
+    /// Takes `/etc/localtime` away and makes it a link to `zone` (localtime(5)) where there is a file
+    /// of that path; whether there is.
+    pub(crate) fn link_zone(&self, zone: &Path) -> Result<bool, Error> {
+        let name = "localtime".as_ref();
+        let failed = |doing| Error::io(doing, self.path.join("etc/localtime"));
+        let etc = match self.dir.dir_in_root(Path::new("etc")) {
+            Ok(etc) => etc,
+            Err(missing) if is_absent(&missing) => return Ok(false),
+            Err(error) => return Err(failed("open")(error)),
+        };
+        match etc.remove_file(name) {
+            Err(error) if !is_absent(&error) => return Err(failed("remove")(error)),
+            _ => {}
+        }
+        let inside = zone.strip_prefix("/").unwrap_or(zone);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        match self.dir.open_in_root(inside, flags, 0) {
+            Ok(_) => {}
+            Err(missing) if is_absent(&missing) => return Ok(false),
+            Err(error) => return Err(failed("look for")(error)),
+        }
+        let target = Path::new("..").join(inside);
+        etc.make_symlink(name, target.as_os_str())
+            .map_err(failed("link"))?;
+        Ok(true)
+    }
+}
+
 fn is_absent(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory)

@@ -596,7 +596,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""""#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "timezone",
         env: "CONTAINER_TIME_ZONE",
         help: "TZ for containers: IANA name or Local; bad name = start error",

@@ -1,6 +1,8 @@
 //! What a container finds that its request does not name: its user's entry in the account files,
 //! the sign that it is a container, its image's volumes.
 
+use std::path::Path;
+
 use anyhow::Result;
 use cri::v1;
 use serde_json::json;
@@ -142,5 +144,43 @@ async fn an_images_volumes_are_what_the_option_says() -> Result<()> {
         assert_eq!(file, "the request's", "{option}");
         f.node.finish().await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_has_the_time_zone_that_is_configured() -> Result<()> {
+    let zone = "usr/share/zoneinfo/Europe/Berlin";
+    let Ok(bytes) = std::fs::read(Path::new("/").join(zone)) else {
+        eprintln!("skipped: no time zones on this machine (tzdata)");
+        return Ok(());
+    };
+    let (f, image) = fixture("[crio.runtime]\ntimezone = \"Europe/Berlin\"\n").await?;
+    let pod = f.node.run_pod("p").await?;
+    let without = container("c", &image, &["sleep", "1000"]);
+    let without = f.node.run(&pod, without).await?;
+    let read = f.node.exec(&without, &["cat", "/etc/localtime"]).await?;
+    assert_eq!(read.stdout, bytes, "the node's");
+
+    // An image with zones of its own.
+    let dirs = ["etc", "usr", "usr/share", "usr/share/zoneinfo"];
+    let mut entries = dirs.map(|dir| Entry::directory(dir, 0o755)).to_vec();
+    entries.push(Entry::symlink("etc/localtime", "/etc/passwd"));
+    entries.push(Entry::directory("usr/share/zoneinfo/Europe", 0o755));
+    entries.push(Entry::file(zone, 0o644, "its own"));
+    let own = ImageMaker::busybox().layer(&entries);
+    f.registry.push("test/zones", "latest", &own.build())?;
+    let own = f.registry.reference("test/zones", "latest");
+    f.node.pull(&own).await?;
+    let with = f
+        .node
+        .run(&pod, container("w", &own, &["sleep", "1000"]))
+        .await?;
+    let link = said(&f, &with, "readlink /etc/localtime; cat /etc/localtime").await?;
+    assert_eq!(link, format!("../{zone}\nits own"));
+    f.node.finish().await?;
+
+    let wrong = fixture("[crio.runtime]\ntimezone = \"No/Where\"\n").await;
+    let text = format!("{:#}", wrong.map(|_| ()).unwrap_err());
+    assert!(text.contains("invalid timezone: No/Where"), "{text}");
     Ok(())
 }
