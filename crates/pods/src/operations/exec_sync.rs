@@ -39,43 +39,74 @@ pub(crate) async fn run(
     // A caller that goes away must not leave the process: the work is a task of its own, as for
     // operations, but never joined.
     let node = Arc::clone(node);
-    let work = tokio::spawn(async move { execute(&node, &container, command, timeout).await });
+    let work = tokio::spawn(execute(node, container, command, timeout));
     work.await
         .unwrap_or_else(|panic| Err(Error::Internal(panic.to_string())))
         .map_err(Arc::new)
 }
 
 async fn execute(
-    node: &Node,
-    container: &Container,
+    node: Arc<Node>,
+    container: Arc<Container>,
     arguments: Vec<String>,
     timeout: Duration,
 ) -> Result<Executed, Error> {
-    let (stdout_reader, stdout) = exec::pipe(container)?;
-    let (stderr_reader, stderr) = exec::pipe(container)?;
+    let (stdout_reader, stdout) = exec::pipe(&container)?;
+    let (stderr_reader, stderr) = exec::pipe(&container)?;
     let mut output = Output::new(stdout_reader, stderr_reader)?;
     let command = Command {
         arguments,
         tty: false,
-        timeout: if timeout.is_zero() {
-            exec::START
-        } else {
-            timeout
-        },
+        timeout: exec::START,
     };
     let stdio = [exec::null()?, stdout, stderr];
-    let mut running = exec::start(node, container, command, Some(stdio)).await?;
+    let late = || Error::TimedOut(format!("command timed out after {timeout:?}"));
+    let mut running = start(&node, container, command, stdio, timeout)
+        .await?
+        .ok_or_else(late)?;
     let done = wait(&mut output, &mut running, timeout).await;
     if done.is_none() {
         running.kill().await;
     }
-    running.forget(node).await;
+    running.forget(&node).await;
     done.map(|code| Executed {
         code,
         stdout: output.stdout.bytes,
         stderr: output.stderr.bytes,
     })
-    .ok_or_else(|| Error::TimedOut(format!("command timed out after {timeout:?}")))
+    .ok_or_else(late)
+}
+
+/// Starts the command; `None` when time is up before. A runtime that is ended while it starts a
+/// command may leave the command behind; so it is let go on, and the command is killed then.
+async fn start(
+    node: &Arc<Node>,
+    container: Arc<Container>,
+    command: Command,
+    stdio: [OwnedFd; 3],
+    timeout: Duration,
+) -> Result<Option<Running>, Error> {
+    let its_node = Arc::clone(node);
+    let mut starting =
+        tokio::spawn(async move { exec::start(&its_node, &container, command, Some(stdio)).await });
+    let started = if timeout.is_zero() {
+        Ok((&mut starting).await)
+    } else {
+        tokio::time::timeout(timeout, &mut starting).await
+    };
+    if let Ok(started) = started {
+        return started
+            .map_err(|panic| Error::Internal(panic.to_string()))?
+            .map(Some);
+    }
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        if let Ok(Ok(running)) = starting.await {
+            running.kill().await;
+            running.forget(&node).await;
+        }
+    });
+    Ok(None)
 }
 
 /// Waits for the command's end and then for its output's; `None` when time is up.
