@@ -17,6 +17,7 @@
 //!
 //! Everything blocks: callers run it on a pool.
 
+mod archive;
 mod check;
 mod containers;
 mod digest;
@@ -40,6 +41,7 @@ mod tar;
 mod tar_split;
 mod unpack;
 
+pub use archive::{ArchiveReader, ArchiveWriter, Attributes, Diff, Member};
 pub use check::Damage;
 pub use containers::{Container, NewContainer};
 pub use digest::{Digest, Hasher};

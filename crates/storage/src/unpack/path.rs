@@ -84,6 +84,11 @@ impl EntryPath {
         Ok(Self { bytes, kind })
     }
 
+    /// The cleaned path.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn wanted(&self) -> Wanted<'_> {
         let (parent, base) = split(&self.bytes);
         match self.kind {
