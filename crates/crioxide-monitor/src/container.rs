@@ -5,6 +5,7 @@
 //!  Adopt ──► Adopting ──┴───────────┴────────► Lost ──┘      ▲
 //!                └───────────────────────────────────────────┘ it had an exit record
 //! ```
+//! One that is restored goes from Creating to Running: its processes run at once.
 //! Lost: the init of an adopted container has ended, and its status has not been found yet.
 
 use std::os::fd::OwnedFd;
@@ -60,6 +61,17 @@ pub(crate) struct Creating {
     pub(crate) ends: Option<ContainerEnds>,
     /// The container's stderr, to read the words of a runtime that failed from.
     pub(crate) words: Option<OwnedFd>,
+    /// Where its processes come from, if they are restored.
+    pub(crate) images: Option<Images>,
+}
+
+/// Processes to be restored.
+#[derive(Debug)]
+pub(crate) struct Images {
+    /// Where criu's images of them are.
+    pub(crate) dir: String,
+    /// Where criu writes its log.
+    pub(crate) work: String,
 }
 
 #[derive(Debug)]

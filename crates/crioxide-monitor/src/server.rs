@@ -60,6 +60,8 @@ enum What {
         ask: Ask,
         words: Option<OwnedFd>,
         console: Option<console::Console>,
+        /// Whether its processes were restored, and so run.
+        restored: bool,
     },
     /// After a `create` that failed: its failure is told after this.
     CleanUp {

@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use monitor_protocol::{Adopt, ContainerInfo, Create, Exec, Id, Reply, Request, VERSION};
+use monitor_protocol::{
+    Adopt, ContainerInfo, Create, ErrorKind, Exec, Id, Reply, Request, VERSION,
+};
 use rustix::fs::{Mode, OFlags};
 use sys::pool::Pool;
 use sys::spawn::Status;
@@ -20,6 +22,7 @@ pub struct Monitor {
     connection: Arc<Connection>,
     dir: PathBuf,
     pid: u32,
+    version: u32,
 }
 
 /// A container that [`Monitor::create`] made. The descriptors are to be kept: a successor of the
@@ -129,10 +132,11 @@ impl Monitor {
             .ask(Request::Hello { version: VERSION }, &[])
             .await?
         {
-            (Reply::Hello { pid, .. }, _) => Ok(Self {
+            (Reply::Hello { pid, version, .. }, _) => Ok(Self {
                 connection: Arc::new(connection),
                 dir,
                 pid,
+                version,
             }),
             _ => Err(Error::Unexpected { request: "hello" }),
         }
@@ -163,7 +167,43 @@ impl Monitor {
     /// [`Error::Refused`] with the runtime's words; nothing of it is left then.
     pub async fn create(&self, create: Create, runtime: Option<BorrowedFd<'_>>) -> Result<Created> {
         let id = create.id.clone();
-        let request = Request::Create { create };
+        self.make(id, Request::Create { create }, runtime).await
+    }
+
+    /// Makes a container of processes that criu kept in `images`: they run at once. Its log is in
+    /// `work`, and nothing of the container is left if it fails.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the runtime's words, or where an earlier daemon's monitor can't.
+    pub async fn restore(
+        &self,
+        create: Create,
+        images: String,
+        work: String,
+        runtime: Option<BorrowedFd<'_>>,
+    ) -> Result<Created> {
+        const SINCE: u32 = 2;
+        if self.version < SINCE {
+            return Err(Error::Refused {
+                kind: ErrorKind::WrongState {},
+                text: "the pod's monitor is of an earlier version, which can't restore: make a new pod".to_owned(),
+            });
+        }
+        let id = create.id.clone();
+        let request = Request::Restore {
+            create,
+            images,
+            work,
+        };
+        self.make(id, request, runtime).await
+    }
+
+    async fn make(
+        &self,
+        id: Id,
+        request: Request,
+        runtime: Option<BorrowedFd<'_>>,
+    ) -> Result<Created> {
         let (reply, fds) = self.connection.ask(request, runtime.as_slice()).await?;
         let Reply::Created {
             pid,

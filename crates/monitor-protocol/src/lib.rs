@@ -27,5 +27,5 @@ pub use message::{
     ToMonitor,
 };
 
-/// The version of the messages that this crate writes.
-pub const VERSION: u32 = 1;
+/// The version of the messages that this crate writes. 2 added [`Request::Restore`].
+pub const VERSION: u32 = 2;

@@ -141,6 +141,16 @@ pub enum Request {
     /// Ends the monitor. Answer: [`Reply::Done`], or [`ErrorKind::WrongState`] while a container
     /// lives.
     Quit {},
+    /// Makes a container with its stdio, and has the runtime restore its processes, which run at
+    /// once. Answer: [`Reply::Created`]. Since version 2.
+    Restore {
+        /// Everything about it.
+        create: Create,
+        /// Where criu's images of its processes are.
+        images: String,
+        /// Where criu writes its log.
+        work: String,
+    },
 }
 
 /// A container to make.
@@ -483,6 +493,7 @@ wire_enum!(Request {
     15 => Adopt { adopt },
     16 => OrphanReaped { pid, code, signal },
     17 => Quit {},
+    18 => Restore { create, images, work },
 });
 wire_enum!(Reply {
     1 => Done {},

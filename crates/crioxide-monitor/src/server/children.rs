@@ -4,6 +4,7 @@ use rustix::process::Pid;
 use sys::spawn::Status;
 
 use super::{Server, What};
+use crate::container::Phase;
 use crate::limits;
 
 impl Server {
@@ -51,8 +52,15 @@ impl Server {
                 ask,
                 words,
                 console,
+                restored,
             } => {
-                self.create_ended(&call, status, id, ask, words, console);
+                let phase = if restored {
+                    Phase::Running
+                } else {
+                    Phase::Created
+                };
+                let created = super::create::Ended { ask, phase };
+                self.create_ended(&call, status, id, created, words, console);
             }
             What::CleanUp {
                 id,

@@ -1,4 +1,4 @@
-//! Create and start: stdio, log, the runtime's `create`, its `start`.
+//! Create, restore and start: stdio, log, the runtime's `create` or `restore`, its `start`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,11 +13,18 @@ use sys::spawn::Status;
 
 use super::console::Console;
 use super::{Refusal, Server, What, failed};
-use crate::container::{Ask, Container, Creating, Init, Phase, raw};
+use crate::container::{Ask, Container, Creating, Images, Init, Phase, raw};
 use crate::limits;
 use crate::log;
 use crate::runtime::{Call, Command};
 use crate::stdio;
+
+/// What a `create` or `restore` that has ended leads to.
+pub(super) struct Ended {
+    pub(super) ask: Ask,
+    /// What the container is then.
+    pub(super) phase: Phase,
+}
 
 impl Server {
     /// First stage: directory, FIFOs; then the log thread opens the log.
@@ -25,6 +32,7 @@ impl Server {
         &mut self,
         ask: Ask,
         create: Create,
+        images: Option<Images>,
         fds: Vec<OwnedFd>,
     ) -> Result<(), Refusal> {
         if self.find(&create.id).is_ok() {
@@ -45,7 +53,12 @@ impl Server {
             .pipes
             .as_ref()
             .and_then(|[_, stderr]| stderr.try_clone().ok());
-        let phase = Phase::Creating(Creating { ask, ends, words });
+        let phase = Phase::Creating(Creating {
+            ask,
+            ends,
+            words,
+            images,
+        });
         let mut container = Container::new(create, dir, phase);
         container.stdin = stdin;
         container.runtime = fds.into_iter().next();
@@ -83,11 +96,21 @@ impl Server {
         match &mut container.phase {
             Phase::Adopting(_) => self.adopt_with_log(id, result),
             Phase::Creating(creating) => {
-                let (ask, ends, words) =
-                    (creating.ask, creating.ends.take(), creating.words.take());
+                let ask = creating.ask;
+                let (ends, words, images) = (
+                    creating.ends.take(),
+                    creating.words.take(),
+                    creating.images.take(),
+                );
+                let creating = Creating {
+                    ask,
+                    ends,
+                    words,
+                    images,
+                };
                 let called = result
                     .map_err(|err| failed("open log", &err))
-                    .and_then(|()| self.call_create(id, ask, ends, words));
+                    .and_then(|()| self.call_create(id, creating));
                 if let Err((kind, text)) = called {
                     self.cleaned_up(id, ask, kind, text);
                 }
@@ -96,25 +119,27 @@ impl Server {
         }
     }
 
-    fn call_create(
-        &mut self,
-        id: &Id,
-        ask: Ask,
-        ends: Option<stdio::ContainerEnds>,
-        words: Option<OwnedFd>,
-    ) -> Result<(), Refusal> {
+    fn call_create(&mut self, id: &Id, creating: Creating) -> Result<(), Refusal> {
+        let Creating {
+            ask,
+            ends,
+            words,
+            images,
+        } = creating;
         let (number, oom_score_adj) = (self.next_number(), self.oom_score_adj);
         let container = self.find(id)?;
         let create = &container.create;
-        let mut args: Vec<OsString> = [
-            "create",
-            "--bundle",
-            &create.bundle,
-            "--pid-file",
-            &create.pid_file,
-        ]
-        .map(Into::into)
-        .into();
+        let mut args: Vec<OsString> = match &images {
+            None => vec!["create".into()],
+            // criu connects the processes to the runtime's own stdio, as `create` does.
+            Some(Images { dir, work }) => ["restore", "--detach", "--image-path", dir]
+                .into_iter()
+                .chain(["--work-path", work])
+                .map(Into::into)
+                .collect(),
+        };
+        let common = ["--bundle", &create.bundle, "--pid-file", &create.pid_file];
+        args.extend(common.map(OsString::from));
         let console = if create.tty {
             let console = Console::new(&container.dir, "console.sock")
                 .map_err(|err| failed("listen for terminal", &err))?;
@@ -153,23 +178,25 @@ impl Server {
                 ask,
                 words,
                 console,
+                restored: images.is_some(),
             },
         ));
         Ok(())
     }
 
-    /// Third stage: the runtime's `create` has ended.
+    /// Third stage: the runtime's `create` or `restore` has ended.
     pub(super) fn create_ended(
         &mut self,
         call: &Call,
         status: Status,
         id: Id,
-        ask: Ask,
+        ended: Ended,
         words: Option<OwnedFd>,
         console: Option<Console>,
     ) {
+        let Ended { ask, phase } = ended;
         let created = if status.success() {
-            self.take_init(&id, console.as_ref())
+            self.take_init(&id, phase, console.as_ref())
         } else {
             let words = words.as_ref().map(stdio::read_words).unwrap_or_default();
             Err(call.failure(status, &words))
@@ -183,6 +210,7 @@ impl Server {
     fn take_init(
         &mut self,
         id: &Id,
+        phase: Phase,
         console: Option<&Console>,
     ) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
         let container = self.find(id)?;
@@ -229,7 +257,7 @@ impl Server {
         };
         container.terminal = terminal;
         container.init = Some(init);
-        container.phase = Phase::Created;
+        container.phase = phase;
         self.log.send(log::Command::Begin {
             id: id.clone(),
             terminal: for_log,

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal};
 use sys::spawn::Status;
 
 use super::{Refusal, Server, failed};
-use crate::container::{Ask, Container};
+use crate::container::{Ask, Container, Images};
 use crate::log::Command;
 use crate::stdio;
 
@@ -52,7 +52,15 @@ impl Server {
             }
             Request::Quit {} => Some(self.quit()),
             // Answered later.
-            Request::Create { create } => self.create(ask, create, fds).err().map(Err),
+            Request::Create { create } => self.create(ask, create, None, fds).err().map(Err),
+            Request::Restore {
+                create,
+                images: dir,
+                work,
+            } => {
+                let images = Images { dir, work };
+                self.create(ask, create, Some(images), fds).err().map(Err)
+            }
             Request::Start { id } => self.start(ask, &id).err().map(Err),
             Request::Exec { exec } => self.exec(ask, exec, fds).err().map(Err),
             Request::Delete { id, force } => self.delete(ask, &id, force),

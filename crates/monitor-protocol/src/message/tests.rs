@@ -118,6 +118,11 @@ fn request() -> impl Strategy<Value = Request> {
         }),
         Just(Request::List {}),
         Just(Request::Quit {}),
+        (create(), ".*", ".*").prop_map(|(create, images, work)| Request::Restore {
+            create,
+            images,
+            work
+        }),
     ]
 }
 
