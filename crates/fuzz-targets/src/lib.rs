@@ -18,10 +18,12 @@ pub type Target = fn(&[u8]);
 /// Name and function of every target; `fuzz/seeds/<name>` has its seeds.
 pub const TARGETS: &[(&str, Target)] = &[
     ("accounts", accounts::accounts),
+    ("checkpoint_json", runtime::fuzzing::checkpoint_json),
     ("cni_config", network::fuzzing::config),
     ("cni_result", network::fuzzing::result),
     ("config_file", config::fuzzing::file),
     ("credentials", image::fuzzing::credentials),
+    ("criu_images", runtime::fuzzing::criu_images),
     ("entry_path", storage::fuzzing::entry_path),
     ("exit_record", monitor::exit_record),
     ("features", runtime::fuzzing::features),

@@ -1,6 +1,7 @@
 //! Runtime handlers: which OCI runtime a pod's containers run with, where it is, and what it can
 //! do. The runtimes themselves are started by the pod's monitor; what a handler says here is how.
 
+pub mod checkpoint;
 mod features;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

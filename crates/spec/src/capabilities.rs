@@ -82,6 +82,12 @@ impl Set {
         })
     }
 
+    /// The bits.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Those in both sets.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
