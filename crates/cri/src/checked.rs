@@ -6,6 +6,9 @@ mod pod;
 pub(crate) use container::{container, resources};
 pub(crate) use pod::{pod, resources as pod_resources};
 
+use std::path::{Component, PathBuf};
+use std::time::Duration;
+
 use pods::request::{PidMode, Profile, Shared};
 use tonic::Status;
 
@@ -15,6 +18,23 @@ use crate::v1::security_profile::ProfileType;
 /// An InvalidArgument that names the field.
 pub(crate) fn invalid(field: &str, reason: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field}: {reason}"))
+}
+
+/// Where a checkpoint goes, and how long it may take: seconds, 0 for the default.
+pub(crate) fn checkpoint(
+    request: &v1::CheckpointContainerRequest,
+) -> Result<(PathBuf, Option<Duration>), Status> {
+    let location = PathBuf::from(&request.location);
+    let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    if !location.is_absolute() || !location.components().all(plain) {
+        let reason = format!("{:?} is not an absolute path", request.location);
+        return Err(invalid("location", reason));
+    }
+    let timeout = u64::try_from(request.timeout).map_err(|_| invalid("timeout", "is negative"))?;
+    Ok((
+        location,
+        (timeout > 0).then(|| Duration::from_secs(timeout)),
+    ))
 }
 
 /// A field that has to be there.

@@ -467,9 +467,15 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
 
     async fn checkpoint_container(
         &self,
-        _: Request<v1::CheckpointContainerRequest>,
+        request: Request<v1::CheckpointContainerRequest>,
     ) -> Answer<v1::CheckpointContainerResponse> {
-        not_built("CheckpointContainer")
+        let request = request.into_inner();
+        let (location, timeout) = checked::checkpoint(&request)?;
+        self.pods
+            .checkpoint_container(&request.container_id, location, timeout)
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(v1::CheckpointContainerResponse {}))
     }
 
     async fn checkpoint_pod(

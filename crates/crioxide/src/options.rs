@@ -51,6 +51,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         default_sysctls: sysctls(settings)?,
         ulimits: ulimits(settings)?,
         pids_limit: at_least("pids_limit"),
+        checkpoints: settings.bool(section, "enable_criu_support"),
         log_size_max: log_size(settings)?,
         read_only: settings.bool(section, "read_only"),
         seccomp_profile: path("seccomp_profile"),

@@ -16,7 +16,7 @@ use spec::{mounts, oci, seccomp};
 use crate::node::Node;
 use crate::request::{PidMode, Profile, Shared};
 use crate::rootfs::Rootfs;
-use crate::state::container::Made;
+use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, ContainerRequest, Error, accounts, devices, files, image_volumes, own_volumes,
@@ -43,6 +43,8 @@ pub(crate) struct Ingredients {
     /// Path of the process namespace that is joined, where one is.
     pub(crate) pid_namespace: Namespace,
     pub(crate) log_path: String,
+    /// What it is restored from, where it is.
+    pub(crate) restored: Option<Restored>,
 }
 
 /// Looks everything up and builds the spec. Blocks.
@@ -98,6 +100,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         terminal: request.tty,
         root: from.root.clone(),
         image_volumes: from.image_volumes.clone(),
+        restored: from.restored.clone(),
     };
     let process = oci::Process {
         terminal: request.tty,
@@ -330,7 +333,7 @@ fn seccomp_filter(
     }
 }
 
-fn timestamp(at: SystemTime) -> String {
+pub(crate) fn timestamp(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at)
         .map(|at| at.to_string())
         .unwrap_or_default()

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::node::{Node, blocking};
 use crate::operations::{chain, create_container};
-use crate::state::container::{Container, Exit, Phase};
+use crate::state::container::{Container, Exit, Init, Phase};
 use crate::{ContainerId, monitors, records};
 
 /// Exit code of a container of which nothing is known: what the field uses for it.
@@ -22,6 +22,17 @@ pub(crate) fn from_wire(exit: &monitor_client::Exit) -> Exit {
         },
         oom_killed: exit.oom_killed,
         message: exit.reason.clone(),
+        reason: None,
+    }
+}
+
+/// The end of a container whose processes were never restored: as of one that was killed.
+pub(crate) fn never_ran() -> Exit {
+    Exit {
+        code: 137,
+        finished: SystemTime::now(),
+        oom_killed: false,
+        message: "stopped before it was restored".to_owned(),
         reason: None,
     }
 }
@@ -90,10 +101,10 @@ async fn persist(node: &Node, container: &Container) -> Result<(), crate::Error>
 
 /// A monitor tells that a container runs of which the record says that it was only created: the
 /// daemon died between start and record.
-pub(crate) async fn found_running(node: &Arc<Node>, id: &ContainerId) {
+pub(crate) async fn found_running(node: &Arc<Node>, id: &ContainerId, init: Init) {
     let Some(Ok(container)) = node
         .table
-        .step(id, |phase| phase.started(SystemTime::now()))
+        .step(id, |phase| phase.runs(init, SystemTime::now()))
     else {
         return;
     };

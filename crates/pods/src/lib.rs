@@ -10,6 +10,7 @@
 mod accounts;
 mod bundle;
 pub mod cgroups;
+mod checkpoint;
 mod devices;
 mod error;
 mod events;
@@ -224,6 +225,22 @@ impl Pods {
             .map(drop)
     }
 
+    /// Writes a checkpoint of a running container, which runs on, to the file `location`.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] where it does not run, or checkpoints are off or have no criu;
+    /// [`Error::TimedOut`]; [`Error::Runtime`] with criu's words. Nothing is left of it then.
+    pub async fn checkpoint_container(
+        &self,
+        id: &str,
+        location: std::path::PathBuf,
+        timeout: Option<Duration>,
+    ) -> Result<(), Failure> {
+        operations::checkpoint_container::run(&self.0, id, location, timeout)
+            .await
+            .map(drop)
+    }
+
     /// Takes note of what a pod may use.
     ///
     /// # Errors
@@ -396,8 +413,8 @@ impl Pods {
 #[must_use]
 pub fn stages() -> Vec<(&'static str, Vec<&'static str>)> {
     use operations::{
-        create_container, remove_container, remove_pod, run_pod, stage, stop_container, stop_pod,
-        update_container,
+        checkpoint_container, create_container, remove_container, remove_pod, run_pod, stage,
+        stop_container, stop_pod, update_container,
     };
     let names = |undos: Vec<(&'static str, Option<stage::Undo>)>| {
         undos.into_iter().map(|(name, _)| name).collect()
@@ -414,6 +431,10 @@ pub fn stages() -> Vec<(&'static str, Vec<&'static str>)> {
             update_container::STEPS.to_vec(),
         ),
         (stop_container::OPERATION, stop_container::STEPS.to_vec()),
+        (
+            checkpoint_container::OPERATION,
+            names(stage::undos(checkpoint_container::PLAN)),
+        ),
         (
             remove_container::OPERATION,
             remove_container::STEPS.to_vec(),

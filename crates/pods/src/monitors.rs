@@ -24,7 +24,7 @@ use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::records::Dirs;
-use crate::state::container::{Container, Phase};
+use crate::state::container::{Container, Init, Phase};
 use crate::{ContainerId, Error, PodId, cgroups, exits, infra};
 
 /// How long a monitor may take to be ready.
@@ -394,10 +394,16 @@ async fn catch_up(
                 monitor_client::State::Running {}
                     if matches!(container.phase, Phase::Created { .. }) =>
                 {
-                    exits::found_running(node, &container.id).await;
+                    let init = Init {
+                        pid: i32::try_from(info.pid).unwrap_or(0),
+                        start_time: info.start_time,
+                    };
+                    exits::found_running(node, &container.id, init).await;
                 }
                 _ => {}
             },
+            // Its start makes it known to the monitor.
+            None if container.awaits_restore() => {}
             // A daemon that died while a successor was adopting did not get as far as this one.
             None => adopt_or_lose(node, live, monitor, container).await?,
         }
@@ -410,7 +416,7 @@ async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, E
     let (monitor, events) = spawn(node, pod).await?;
     adopt_infra(node, pod, &monitor).await?;
     for container in node.table.load().containers_of(pod) {
-        if matches!(container.phase, Phase::Exited { .. }) {
+        if matches!(container.phase, Phase::Exited { .. }) || container.awaits_restore() {
             continue;
         }
         adopt_or_lose(node, live, &monitor, container).await?;

@@ -78,6 +78,8 @@ pub struct Options {
     pub statistics: statistics::Options,
     /// Whether ports of the node lead to pods by rules of ours.
     pub host_ports: bool,
+    /// Whether containers may be checkpointed and restored (`enable_criu_support`).
+    pub checkpoints: bool,
     /// What is done for the volumes that an image declares.
     pub image_volumes: ImageVolumes,
     /// File of the time zone that containers have; that of their image if `None`.

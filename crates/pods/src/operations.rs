@@ -4,6 +4,7 @@
 //! repeat of the same request joins it and gets the same result. `/operations` shows those that
 //! run. What an operation does in the kernel is a [`stage`] list.
 
+pub(crate) mod checkpoint_container;
 pub(crate) mod create_container;
 pub(crate) mod exec;
 pub(crate) mod exec_sync;

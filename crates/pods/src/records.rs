@@ -19,7 +19,7 @@ use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::request::PodResources;
-use crate::state::container::{Container, Init, Made as ContainerMade, Phase};
+use crate::state::container::{Container, Made as ContainerMade, NOBODY, Phase};
 use crate::state::pod::{Made as PodMade, Pod};
 use crate::{ContainerId, ContainerRequest, Error, PodId, PodRequest, node};
 
@@ -246,6 +246,11 @@ fn for_crio(container: &Container, dirs: &Dirs) -> serde_json::Value {
     fields
 }
 
+/// Whether a container's making got as far as its state.
+pub(crate) fn has_state(dirs: &Dirs) -> bool {
+    dirs.persistent.join(STATE).try_exists().unwrap_or(false)
+}
+
 /// Reads a container's record; `None` where it never was whole. One without a state had no
 /// process yet.
 pub(crate) fn read_container(dirs: &Dirs) -> Result<Option<Container>, Error> {
@@ -253,12 +258,7 @@ pub(crate) fn read_container(dirs: &Dirs) -> Result<Option<Container>, Error> {
         return Ok(None);
     };
     let state = read::<ContainerState>(&dirs.persistent.join(STATE))?;
-    let nobody = Phase::Created {
-        init: Init {
-            pid: 0,
-            start_time: 0,
-        },
-    };
+    let nobody = Phase::Created { init: NOBODY };
     let (phase, updated) = state.map_or((nobody, None), |state| (state.phase, state.limits));
     Ok(Some(Container {
         id: file.id,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::node::{Node, blocking};
 use crate::operations::intent::{self, Unfinished};
 use crate::operations::stage::{Undo, undo_all, undos};
-use crate::operations::{chain, create_container, run_pod};
+use crate::operations::{chain, checkpoint_container, create_container, run_pod};
 use crate::records::{self, Dirs};
 use crate::state::container::Phase;
 use crate::state::pod::Pod;
@@ -62,7 +62,8 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
             Kind::Pod => records::read_pod(&dirs)?.map(|pod| node.table.put_pod(pod)),
             Kind::Container => records::read_container(&dirs)?.and_then(|container| {
                 let had_process = container.phase.init().is_none_or(|init| init.pid != 0);
-                had_process.then(|| node.table.put_container(container))
+                let waits = container.awaits_restore() && records::has_state(&dirs);
+                (had_process || waits).then(|| node.table.put_container(container))
             }),
         };
         if whole.is_none() {
@@ -169,6 +170,7 @@ async fn undo(node: &Arc<Node>, unfinished: &Unfinished) {
     let all: Vec<(&str, Option<Undo>)> = match unfinished.subject.operation.as_str() {
         run_pod::OPERATION => undos(run_pod::PLAN),
         create_container::OPERATION => undos(create_container::PLAN),
+        checkpoint_container::OPERATION => undos(checkpoint_container::PLAN),
         other => {
             tracing::error!(
                 operation = other,

@@ -552,7 +552,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Bool,
         default: "true",
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "enable-criu-support",
         env: "CONTAINER_ENABLE_CRIU_SUPPORT",
         help: "checkpoint/restore, off when criu not in PATH",

@@ -1,6 +1,12 @@
-//! CreateContainer: layer → mount → bundle → record ∥ runtime → state.
+//! CreateContainer: layer → archive → mount → bundle → record ∥ runtime → state.
+//!
+//! A container that is restored from a checkpoint gets its changes from the archive, and no process
+//! yet: the start restores those that it had.
+
+mod from_checkpoint;
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -16,9 +22,9 @@ use crate::monitors::{self, Kept, Live};
 use crate::node::{Node, blocking, record_id};
 use crate::records::{self, Dirs, NewRecord};
 use crate::request::PidMode;
-use crate::state::container::{Container, Init, Made, Phase};
+use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
-use crate::{ContainerId, ContainerRequest, Error, cgroups, exits, image_volumes};
+use crate::{ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, image_volumes};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "create-container";
@@ -35,6 +41,9 @@ pub(crate) struct Create {
     image_volumes: Vec<String>,
     created: SystemTime,
     log_path: String,
+    /// What it is restored from.
+    archive: Option<PathBuf>,
+    restored: OnceLock<Restored>,
     dirs: OnceLock<Dirs>,
     root: OnceLock<std::path::PathBuf>,
     built: OnceLock<(spec::oci::Spec, Made)>,
@@ -59,8 +68,15 @@ pub(crate) const PLAN: &Plan<Create> = &[
         undo: Some(undo_layer),
     },
     Stage {
-        name: "mount",
+        name: "archive",
         after: &["layer"],
+        act: |create| Box::pin(from_checkpoint::unpack(create)),
+        // It is in the layer and its record's directory.
+        undo: None,
+    },
+    Stage {
+        name: "mount",
+        after: &["archive"],
         act: |create| Box::pin(mount(create)),
         undo: Some(undo_mount),
     },
@@ -145,7 +161,13 @@ async fn work(
         ));
     }
     let namespace = &pod.request.key.namespace;
+    let archive = checkpoint::archive(&request);
+    if archive.is_some() {
+        from_checkpoint::restorable(&node, &request).await?;
+    }
     let create = Create {
+        archive,
+        restored: OnceLock::new(),
         log_path: log_path(&pod, &request)?,
         image: image(&node, &request, namespace).await?,
         image_volumes: image_volumes::find(&node, &request, namespace).await?,
@@ -166,6 +188,7 @@ async fn work(
         pod: create.pod.id.clone(),
         container: Some(create.id.clone()),
         cgroup_parent: create.pod.made.cgroup_parent.clone(),
+        archive: None,
     };
     let _announced = node.table.announce(&create.id);
     perform(&node, &subject, &progress, &create, PLAN).await?;
@@ -184,8 +207,12 @@ async fn work(
 
 /// Finds the image and asks whether it may run here under the name that was meant.
 async fn image(node: &Node, request: &ContainerRequest, namespace: &str) -> Result<Image, Error> {
-    let Some(image) = node.images.find(&request.image).await? else {
-        return Err(Error::NoImage(request.image.clone()));
+    let name = match checkpoint::archive(request) {
+        Some(_) => checkpoint::base_image(request)?,
+        None => &request.image,
+    };
+    let Some(image) = node.images.find(name).await? else {
+        return Err(Error::NoImage(name.to_owned()));
     };
     let meant = if request.user_specified_image.is_empty() {
         &request.image
@@ -356,10 +383,18 @@ async fn make_bundle(create: &Create) -> Result<(), Error> {
         image_volumes: create.image_volumes.clone(),
         pid_namespace: pid_namespace(create)?,
         log_path: create.log_path.clone(),
+        restored: create.restored.get().cloned(),
     };
     let (node, dir) = (Arc::clone(&create.node), create.dirs().bundle.clone());
+    let images = create.archive.as_ref().map(|_| {
+        let from = checkpoint::restore_dir(&create.dirs().persistent);
+        checkpoint::images_dir(&from)
+    });
     let build = move || {
         let built = bundle::build(&node, &ingredients)?;
+        if let Some(images) = &images {
+            checkpoint::confine(images, &from_checkpoint::confinement(&built.0)?)?;
+        }
         make_log_dir(&ingredients.log_path)?;
         let path = dir.join("config.json");
         let text =
@@ -437,11 +472,11 @@ async fn record(create: &Create) -> Result<(), Error> {
 }
 
 async fn make(create: &Create) -> Result<(), Error> {
-    let nobody = Init {
-        pid: 0,
-        start_time: 0,
-    };
-    let message = monitors::create_message(&create.node, &create.container(nobody), create.dirs())?;
+    if create.archive.is_some() {
+        // Its start has the runtime restore its processes.
+        return once(&create.init, NOBODY);
+    }
+    let message = monitors::create_message(&create.node, &create.container(NOBODY), create.dirs())?;
     let monitor = create.live.monitor().await?;
     let runtime = create.runtime.get().and_then(Option::as_ref);
     let made = monitor

@@ -16,7 +16,7 @@ use crate::{ContainerId, Error, PodId};
 /// Whom an operation's undo is about: all that an undo may need to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Subject {
-    /// `run-pod-sandbox` or `create-container`.
+    /// `run-pod-sandbox` and the like.
     pub(crate) operation: String,
     /// The pod.
     pub(crate) pod: PodId,
@@ -24,6 +24,9 @@ pub(crate) struct Subject {
     pub(crate) container: Option<ContainerId>,
     /// Parent of the pod's cgroups.
     pub(crate) cgroup_parent: String,
+    /// The unfinished archive, where one is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) archive: Option<PathBuf>,
 }
 
 /// The record of a running operation.
@@ -111,6 +114,7 @@ mod tests {
             pod: PodId::random(),
             container: None,
             cgroup_parent: "/x".into(),
+            archive: None,
         };
         let kept = subject("run-pod-sandbox");
         let mut intent = Intent::begin(&dir, &kept).unwrap();

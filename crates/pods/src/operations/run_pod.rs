@@ -150,6 +150,7 @@ async fn work(
         pod: id.clone(),
         container: None,
         cgroup_parent: run.cgroup_parent.clone(),
+        archive: None,
     };
     perform(&node, &subject, &progress, &run, PLAN).await?;
     tracing::info!(

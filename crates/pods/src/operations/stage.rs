@@ -150,7 +150,7 @@ pub(crate) fn undos<C>(plan: &'static Plan<C>) -> Vec<(&'static str, Option<Undo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operations::{create_container, run_pod};
+    use crate::operations::{checkpoint_container, create_container, run_pod};
 
     fn ordered<C>(plan: &'static Plan<C>) {
         for (at, stage) in plan.iter().enumerate() {
@@ -166,5 +166,6 @@ mod tests {
     fn every_stage_comes_after_what_it_needs() {
         ordered(run_pod::PLAN);
         ordered(create_container::PLAN);
+        ordered(checkpoint_container::PLAN);
     }
 }

@@ -1,4 +1,5 @@
-//! StartContainer: created → running.
+//! StartContainer: created → running, by the runtime's `start`, or by `restore` where the container
+//! comes from a checkpoint.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,9 +7,10 @@ use std::time::SystemTime;
 use super::create_container::runtime_error;
 use super::stage::fault;
 use super::{Key, Outcome, chain};
+use crate::monitors::{Kept, Live};
 use crate::node::{Node, blocking};
-use crate::state::container::{Container, Exit, Phase};
-use crate::{Error, exits, monitors, records};
+use crate::state::container::{Container, Exit, Init, NOBODY, Phase};
+use crate::{Error, checkpoint, exits, monitors, records};
 
 const OPERATION: &str = "start-container";
 /// Exit code of a container that could not be started.
@@ -48,20 +50,29 @@ async fn work(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
     fault(OPERATION, "start", "before")?;
     let monitor = live.monitor().await?;
     let started = SystemTime::now();
-    if let Err(error) = monitor
-        .start(&monitors::wire_id(container.id.as_str())?)
-        .await
-    {
-        let error = runtime_error("container start failed", error);
-        give_up(node, &container, &monitor, &error).await;
-        return Err(error);
-    }
+    let begun = if container.awaits_restore() {
+        restore(node, &container, &live, &monitor).await
+    } else {
+        start(&container, &monitor).await
+    };
+    let init = match begun {
+        Ok(init) => init,
+        Err(error) => {
+            give_up(node, &container, &monitor, &error).await;
+            return Err(error);
+        }
+    };
     fault(OPERATION, "start", "after")?;
     let _states = live.states.lock().await;
     if let Some(Ok(running)) = node
         .table
-        .step(&container.id, |phase| phase.started(started))
+        .step(&container.id, |phase| phase.runs(init, started))
     {
+        if let Phase::Exited { .. } = running.phase {
+            // Stopped while it was being restored: its processes must not go on.
+            let id = monitors::wire_id(container.id.as_str())?;
+            monitor.kill_all(&id).await.ok();
+        }
         if let Some(dirs) = node.dirs(container.id.as_str()).await? {
             let record = Container::clone(&running);
             let written = blocking(&node.pools.files, move || {
@@ -80,6 +91,59 @@ async fn work(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
         tracing::info!(container = container.id.as_str(), "container started");
     }
     Ok(())
+}
+
+async fn start(container: &Container, monitor: &monitor_client::Monitor) -> Result<Init, Error> {
+    let id = monitors::wire_id(container.id.as_str())?;
+    let started = monitor.start(&id).await;
+    started.map_err(|error| runtime_error("container start failed", error))?;
+    Ok(container.phase.init().unwrap_or(NOBODY))
+}
+
+/// Has the runtime restore the container's processes.
+async fn restore(
+    node: &Arc<Node>,
+    container: &Container,
+    live: &Live,
+    monitor: &monitor_client::Monitor,
+) -> Result<Init, Error> {
+    let dirs = node.dirs(container.id.as_str()).await?;
+    let dirs = dirs.ok_or_else(|| Error::Internal("no record".to_owned()))?;
+    let message = monitors::create_message(node, container, &dirs)?;
+    let from = checkpoint::restore_dir(&dirs.persistent);
+    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let images = text(&checkpoint::images_dir(&from));
+    let made = monitor.restore(message, images, text(&from), None).await;
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            let error = runtime_error("container restore failed", error);
+            let log = from.join("restore.log");
+            let worded = move || checkpoint::with_crius_words(error, &log);
+            return Err(blocking(&node.pools.files, worded).await);
+        }
+    };
+    let pid = i32::try_from(made.pid).map_err(|_| Error::Internal(format!("pid {}", made.pid)))?;
+    let kept = Kept {
+        pidfd: Some(made.pidfd),
+        terminal: made.terminal,
+        stdin: made.stdin,
+        output: made.output,
+    };
+    live.keep(&container.id, kept);
+    // A process's memory is in it, and it may be large. What stays goes with the container.
+    let removed = blocking(&node.pools.files, move || checkpoint::remove_dir(&from)).await;
+    if let Err(error) = removed {
+        tracing::warn!(
+            container = container.id.as_str(),
+            error = chain(&error),
+            "criu's files not removed"
+        );
+    }
+    Ok(Init {
+        pid,
+        start_time: made.start_time,
+    })
 }
 
 /// A container that can't be started has ended: it must not stay created.

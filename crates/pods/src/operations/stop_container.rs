@@ -12,7 +12,7 @@ use super::stage::step;
 use super::{Key, Outcome, chain};
 use crate::node::Node;
 use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, monitors};
+use crate::{ContainerId, Error, exits, monitors};
 
 pub(crate) const OPERATION: &str = "stop-container";
 /// Its steps.
@@ -53,6 +53,11 @@ pub(crate) async fn stop(
 ) -> Result<(), Error> {
     let id = &container.id;
     if ended(node, id, Duration::ZERO).await {
+        return Ok(());
+    }
+    if node.table.load().container(id.as_str())?.awaits_restore() {
+        // Nothing of it runs, and nobody would tell its end.
+        exits::exited(node, id, exits::never_ran()).await;
         return Ok(());
     }
     let wire = monitors::wire_id(id.as_str())?;

@@ -4,6 +4,7 @@
 //! Created ──start──► Running ──exit──► Exited
 //!    └────────────────exit───────────────▲
 //! ```
+//! One that is to be restored from a checkpoint is Created without a process ([`NOBODY`]).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -56,6 +57,24 @@ pub struct Made {
     /// Images that are mounted in it beside its own, in the order of the mounts that ask for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_volumes: Vec<String>,
+    /// The checkpoint that it is restored from, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
+}
+
+/// A checkpoint that a container is restored from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// When it was made, as its archive says.
+    pub checkpointed: String,
+}
+
+impl Container {
+    /// Whether its start is to restore its processes: there are none yet.
+    #[must_use]
+    pub fn awaits_restore(&self) -> bool {
+        self.made.restored.is_some() && self.phase == Phase::Created { init: NOBODY }
+    }
 }
 
 /// The first process, told apart from a later one with the same number.
@@ -66,6 +85,12 @@ pub struct Init {
     /// When it started, in clock ticks since boot (proc_pid_stat(5), field 22).
     pub start_time: u64,
 }
+
+/// No process yet.
+pub const NOBODY: Init = Init {
+    pid: 0,
+    start_time: 0,
+};
 
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +197,18 @@ impl Phase {
                 from: self.name(),
                 event: "started",
             }),
+        }
+    }
+
+    /// Created → Running with the process `init`, which may be another than that of the creation:
+    /// a restore makes it.
+    ///
+    /// # Errors
+    /// As [`Phase::started`].
+    pub fn runs(&self, init: Init, at: SystemTime) -> Result<Self, IllegalStep> {
+        match self {
+            Self::Created { .. } => Ok(Self::Running { init, started: at }),
+            Self::Running { .. } | Self::Exited { .. } => self.started(at),
         }
     }
 

@@ -1,0 +1,111 @@
+//! Checkpoints of containers: an archive of a container's processes, as criu keeps them, and of what
+//! they changed on disk, in the form of CRI-O's and podman's, and what is taken from one.
+//!
+//! **Stdio.** Ours are FIFOs outside of the container; how they become what every runtime restores is
+//! told in `runtime::checkpoint`.
+//!
+//! **An archive is hostile.** What a restored container may see and be comes from the request:
+//! mounts, devices, annotations, the user of its commands, and the name of its image
+//! (`user_specified_image`). Taken from the archive are criu's images, the changes of the root file
+//! system, as from a layer, and the time. criu's images hold credentials and mounts, and criu obeys
+//! them: they are held against what the request gives (`runtime::checkpoint`, `confine`). That is no
+//! fence around criu, so an archive also has to be a file of ours that nobody else may write to.
+
+mod pack;
+mod unpack;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use self::pack::{Pack, make_work_dir, pack, remove_dir};
+pub(crate) use self::unpack::{confine, fill, open, unpack};
+use crate::node::Node;
+use crate::{ContainerRequest, Error};
+
+/// Directory of criu's images, in an archive and while it is made.
+const IMAGES: &str = "checkpoint";
+const CONFIG: &str = "config.dump";
+const SPEC: &str = "spec.dump";
+const CHANGES: &str = "rootfs-diff.tar";
+const DELETED: &str = "deleted.files";
+const DUMP_LOG: &str = "dump.log";
+const STATS: &str = "stats-dump";
+const BIND_MOUNTS: &str = "bind.mounts";
+const LOG: &str = "io.kubernetes.cri-o.LogPath";
+/// Bytes of criu's log that are looked at (ours: its end says what failed).
+const LOG_BYTES: usize = 64 * 1024;
+/// In criu's images: where stdio was connected to.
+const DESCRIPTORS: &str = "descriptors.json";
+
+/// Where a checkpoint is made, in the container's persistent directory.
+pub(crate) fn work_dir(persistent: &Path) -> PathBuf {
+    persistent.join("checkpointing")
+}
+
+/// What a container is restored from, in its persistent directory.
+pub(crate) fn restore_dir(persistent: &Path) -> PathBuf {
+    persistent.join("restoring")
+}
+
+/// criu's images in a directory of ours.
+pub(crate) fn images_dir(dir: &Path) -> PathBuf {
+    dir.join(IMAGES)
+}
+
+/// The archive that a request asks to restore: its image is a path.
+pub(crate) fn archive(request: &ContainerRequest) -> Option<PathBuf> {
+    let image = Path::new(&request.image);
+    image.is_absolute().then(|| image.to_owned())
+}
+
+/// The image that a container is restored on: the request names it, never the archive.
+pub(crate) fn base_image(request: &ContainerRequest) -> Result<&str, Error> {
+    let named = &request.user_specified_image;
+    if named.is_empty() || Path::new(named).is_absolute() {
+        return Err(Error::Invalid(format!(
+            "{} is restored on the image that the request names in user_specified_image, and that names none",
+            request.image
+        )));
+    }
+    Ok(named)
+}
+
+/// Whether containers can be checkpointed and restored here. Looks for criu: blocks.
+pub(crate) fn available(node: &Node) -> Result<(), Error> {
+    if !node.options.checkpoints {
+        return Err(Error::WrongState(
+            "checkpoint and restore are off: enable_criu_support is false".to_owned(),
+        ));
+    }
+    // A runtime finds criu by its own PATH.
+    let path = crate::monitors::environment();
+    let path = path.iter().find_map(|line| line.strip_prefix("PATH="));
+    match sys::spawn::which("criu", path.unwrap_or_default()) {
+        Some(_) => Ok(()),
+        None => Err(Error::WrongState(
+            "checkpoint and restore need criu, which is not in PATH".to_owned(),
+        )),
+    }
+}
+
+/// A failed runtime only points to criu's log, which is about to be removed: its errors are added.
+pub(crate) fn with_crius_words(error: Error, log: &Path) -> Error {
+    let Error::Runtime { doing, text } = error else {
+        return error;
+    };
+    let log = std::fs::read(log).unwrap_or_default();
+    let log = String::from_utf8_lossy(
+        log.get(log.len().saturating_sub(LOG_BYTES)..)
+            .unwrap_or(&log),
+    );
+    let errors: Vec<_> = log
+        .lines()
+        .filter_map(|line| line.split_once("Error ").map(|(_, words)| words.trim()))
+        // Of a kernel that refuses more descriptors, on every run.
+        .filter(|words| !words.contains("RLIMIT_NOFILE"))
+        .take(3)
+        .collect();
+    Error::Runtime {
+        doing,
+        text: format!("{text}: {}", errors.join("; ")),
+    }
+}

@@ -1,0 +1,66 @@
+//! What creating a container from a checkpoint's archive does beside.
+
+use std::sync::Arc;
+
+use super::{Create, once};
+use crate::node::{Node, blocking};
+use crate::state::container::Restored;
+use crate::{ContainerRequest, Error, checkpoint};
+
+/// Whether a container may be restored here.
+pub(super) async fn restorable(node: &Arc<Node>, request: &ContainerRequest) -> Result<(), Error> {
+    if request.tty {
+        let text = "a container with a terminal can't be restored: that is not built";
+        return Err(Error::Invalid(text.to_owned()));
+    }
+    let looker = Arc::clone(node);
+    blocking(&node.pools.files, move || checkpoint::available(&looker)).await
+}
+
+/// The stage `archive`: the images go into the record's directory, the changes into the layer.
+pub(super) async fn unpack(create: &Create) -> Result<(), Error> {
+    let Some(path) = create.archive.clone() else {
+        return Ok(());
+    };
+    let (store, id) = (create.node.store.clone(), create.id.clone());
+    let to = checkpoint::restore_dir(&create.dirs().persistent);
+    let unpack = move || {
+        let unpacked = checkpoint::unpack(checkpoint::open(&path)?, &path, &to)?;
+        checkpoint::fill(&store, &id, &to, &unpacked)?;
+        Ok::<_, Error>(unpacked.config)
+    };
+    let config = blocking(&create.node.pools.storage, unpack).await?;
+    let made_on = &config.rootfs_image_ref;
+    if !made_on.is_empty() && *made_on != create.image.id {
+        return Err(Error::Invalid(format!(
+            "the checkpoint was made on image {made_on}, and the request names {}",
+            create.image.id
+        )));
+    }
+    let restored = Restored {
+        checkpointed: config.checkpointed_time,
+    };
+    once(&create.restored, restored)
+}
+
+/// What a restored process may be: what the spec gives the first one.
+pub(super) fn confinement(
+    spec: &spec::oci::Spec,
+) -> Result<runtime::checkpoint::Confinement, Error> {
+    let missing = || Error::Internal("a container's spec without a process".to_owned());
+    let process = spec.process.as_ref().ok_or_else(missing)?;
+    let bounding = process.capabilities.as_ref().map(|sets| &sets.bounding);
+    let user = &process.user;
+    let own = std::iter::once(user.gid);
+    Ok(runtime::checkpoint::Confinement {
+        uid: user.uid,
+        gids: own.chain(user.additional_gids.iter().copied()).collect(),
+        capabilities: spec::capabilities::Set::parse(bounding.map_or(&[][..], |names| names))?
+            .bits(),
+        no_new_privileges: process.no_new_privileges,
+        seccomp: spec
+            .linux
+            .as_ref()
+            .is_some_and(|linux| linux.seccomp.is_some()),
+    })
+}
