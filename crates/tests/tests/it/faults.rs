@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use testkit::node::{Node, Options};
 use testkit::requests::container;
 
-use crate::fixture;
+use crate::{checkpoint, fixture};
 
 /// The memory limit that an update sets.
 const LIMIT: i64 = 96 << 20;
@@ -62,7 +62,14 @@ async fn every_stage_may_fail_or_be_the_last() -> Result<()> {
     })
     .await?;
     let (mut node, image) = (f.node, f.image);
-    let sample = sample();
+    let mut sample = sample();
+    if !checkpoint::available(&node) {
+        eprintln!(
+            "skipped: checkpoint-container, since there is no criu for {}",
+            node.runtime()
+        );
+        sample.retain(|fault| fault.operation != "checkpoint-container");
+    }
     for fault in &sample {
         one(&mut node, &image, fault)
             .await
@@ -76,13 +83,15 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
     let config = || cri::v1::ContainerConfig {
         // An init that ignores SIGTERM would cost the whole grace period each time.
         stop_signal: cri::v1::Signal::Sigkill as i32,
-        ..container("c", image, &["sleep", "1000"])
+        // A sleep alone would be ended by criu, which interrupts it.
+        ..container("c", image, &["sh", "-c", "while true; do sleep 1; done"])
     };
     let order = [
         "run-pod-sandbox",
         "create-container",
         "start-container",
         "update-container",
+        "checkpoint-container",
         "stop-container",
         "remove-container",
         "stop-pod-sandbox",
@@ -131,6 +140,11 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
         let read = node.exec(&id, &["sh", "-c", read]).await?;
         let limit = String::from_utf8_lossy(&read.stdout);
         anyhow::ensure!(limit.trim() == LIMIT.to_string(), "the kernel has {limit}");
+    }
+    if fault.operation == "checkpoint-container" {
+        checkpoint::only_in(&checkpoint::archives(node)?, &["c.tar"])?;
+        // It stands still no longer.
+        anyhow::ensure!(node.exec(&id, &["true"]).await?.exit_code == 0);
     }
     let pods = node
         .client()
@@ -191,6 +205,10 @@ async fn call(
                 })
                 .await?;
             Ok(())
+        }
+        "checkpoint-container" => {
+            let location = checkpoint::archives(node)?.join("c.tar");
+            Ok(checkpoint::checkpoint(node, id, &location, 0).await?)
         }
         "remove-container" => {
             runtime

@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod checkpoint;
 mod containers;
 mod costs;
 mod events;
