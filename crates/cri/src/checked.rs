@@ -111,7 +111,7 @@ fn profile(field: &str, new: Option<&v1::SecurityProfile>, old: &str) -> Result<
             "runtime/default" | "docker/default" => Ok(Profile::RuntimeDefault),
             "unconfined" => Ok(Profile::Unconfined),
             local => match local.strip_prefix("localhost/") {
-                Some(name) => Ok(Profile::Localhost(name.to_owned())),
+                Some(name) => Ok(Profile::Localhost(not_empty(field, name.to_owned())?)),
                 None => Err(invalid(field, format!("{old:?} is no profile"))),
             },
         };
@@ -130,9 +130,57 @@ fn profile(field: &str, new: Option<&v1::SecurityProfile>, old: &str) -> Result<
     }
 }
 
+/// An AppArmor profile: of its name both fields may have `localhost/` before it, and the deprecated
+/// one nothing, as CRI-O takes them.
+fn apparmor(new: Option<&v1::SecurityProfile>, old: &str) -> Result<Profile, Status> {
+    let field = "apparmor";
+    let bare = !old.starts_with("localhost/")
+        && !matches!(
+            old,
+            "" | "runtime/default" | "docker/default" | "unconfined"
+        );
+    if new.is_none() && bare {
+        return Ok(Profile::Localhost(old.to_owned()));
+    }
+    match profile(field, new, old)? {
+        Profile::Localhost(name) => {
+            let name = name.strip_prefix("localhost/").unwrap_or(&name);
+            Ok(Profile::Localhost(not_empty(field, name.to_owned())?))
+        }
+        other => Ok(other),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn apparmor_profiles_by_name() {
+        let new = |name: &str| v1::SecurityProfile {
+            profile_type: ProfileType::Localhost as i32,
+            localhost_ref: name.into(),
+        };
+        let named = |name: &str| Some(Profile::Localhost(name.into()));
+        for (new, old, wanted) in [
+            (None, "", Some(Profile::Unset)),
+            (None, "unconfined", Some(Profile::Unconfined)),
+            (None, "x", named("x")),
+            (None, "localhost/x", named("x")),
+            (None, "localhost/", None),
+            (Some(new("x")), "y", named("x")),
+            (Some(new("localhost/x")), "localhost/y", named("x")),
+            (Some(new("localhost/")), "localhost/y", None),
+            (
+                Some(v1::SecurityProfile::default()),
+                "y",
+                Some(Profile::RuntimeDefault),
+            ),
+        ] {
+            let found = apparmor(new.as_ref(), old).ok();
+            assert_eq!(found, wanted, "{new:?} {old:?}");
+        }
+    }
 
     #[test]
     fn profiles_in_both_spellings() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use clap::ArgMatches;
 use config::{Handler, Settings};
+use pods::apparmor::AppArmor;
 use pods::cgroups::Keeper;
 
 use crate::{argument, programs};
@@ -191,7 +192,16 @@ pub(crate) fn rooms(settings: &Settings, matches: &ArgMatches) -> Result<pods::R
         network: network(settings, matches),
         host_ports: host_ports(matches),
         handlers,
+        apparmor: apparmor(settings)?,
     })
+}
+
+/// Loads the default profile, where it is the built-in one.
+fn apparmor(settings: &Settings) -> Result<AppArmor> {
+    let (section, key) = ("crio.runtime", "apparmor_profile");
+    let profile = settings.text(section, key);
+    let wrong = |error| settings.wrong(section, key, format!("{:#}", anyhow::Error::from(error)));
+    Ok(AppArmor::start(profile).map_err(wrong)?)
 }
 
 /// The configuration in force, as TOML, for `/config` and for Status.

@@ -110,7 +110,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         cwd,
         rlimits: node.options.ulimits.clone(),
         no_new_privileges: request.no_new_privs,
-        apparmor_profile: apparmor(&request.apparmor)?,
+        apparmor_profile: node.apparmor.profile_of(request)?,
         oom_score_adj: Some(node.host.oom_score(request.resources.oom_score_adj)),
         capabilities: Some(capabilities.sets),
     };
@@ -288,20 +288,6 @@ fn namespaces(node: &Node, pod: &Pod, pid: Namespace) -> Namespaces {
         } else {
             Namespace::Host
         },
-    }
-}
-
-fn apparmor(profile: &Profile) -> Result<String, Error> {
-    let enabled = Path::new("/sys/kernel/security/apparmor/profiles")
-        .try_exists()
-        .unwrap_or(false);
-    match profile {
-        Profile::Localhost(name) if enabled => Ok(name.trim_start_matches("localhost/").to_owned()),
-        Profile::Localhost(name) => Err(Error::Invalid(format!(
-            "AppArmor profile {name:?}: AppArmor is not enabled"
-        ))),
-        // The default profile comes with the isolation work.
-        Profile::Unset | Profile::RuntimeDefault | Profile::Unconfined => Ok(String::new()),
     }
 }
 

@@ -8,6 +8,7 @@
 //! an exit is on disk before it is seen; nothing is deleted because nobody asked again.
 
 mod accounts;
+pub mod apparmor;
 mod bundle;
 pub mod cgroups;
 mod checkpoint;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sys::pool::Pool;
 
+use crate::apparmor::AppArmor;
 use crate::cgroups::Keeper;
 use crate::monitors::Live;
 use crate::operations::Operations;
@@ -135,6 +136,8 @@ pub struct Rooms {
     pub host_ports: network::HostPorts,
     /// Runtime handlers.
     pub handlers: runtime::Handlers,
+    /// AppArmor on this node.
+    pub apparmor: AppArmor,
 }
 
 /// What all operations share.
@@ -146,6 +149,7 @@ pub(crate) struct Node {
     pub(crate) network: Arc<network::Network>,
     pub(crate) host_ports: Arc<network::HostPorts>,
     pub(crate) handlers: runtime::Handlers,
+    pub(crate) apparmor: AppArmor,
     pub(crate) host: crate::host::Host,
     pub(crate) pools: Pools,
     pub(crate) table: Table,
@@ -165,6 +169,7 @@ impl Node {
             network: Arc::new(rooms.network),
             host_ports: Arc::new(rooms.host_ports),
             handlers: rooms.handlers,
+            apparmor: rooms.apparmor,
             host: crate::host::Host::look()?,
             pools: Pools::default(),
             table: Table::new(crate::Snapshot::default()),

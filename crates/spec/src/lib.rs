@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod annotations;
+pub mod apparmor;
 pub mod capabilities;
 pub mod container;
 mod limits;

@@ -5,6 +5,7 @@
 //! says which man page and kernel version it stands on. `grep 'allow(unsafe_code'` lists all of
 //! the project's unsafe code.
 
+pub mod apparmor;
 pub mod beneath;
 pub mod cgroup;
 pub mod durable;

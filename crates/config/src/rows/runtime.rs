@@ -156,7 +156,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""crio-default""#,
         reload: Reload::Sighup,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "apparmor-profile",
         env: "CONTAINER_APPARMOR_PROFILE",
         help: "default profile; built-in one is compiled and loaded on start via apparmor_parser",

@@ -6,7 +6,7 @@ use spec::mounts::Propagation;
 use spec::{capabilities, resources as limits, user};
 use tonic::Status;
 
-use super::{invalid, name, no_user_namespace, not_empty, pid_mode, profile, required};
+use super::{apparmor, invalid, name, no_user_namespace, not_empty, pid_mode, profile, required};
 use crate::v1;
 
 /// Checks a request.
@@ -99,11 +99,7 @@ pub(crate) fn container(config: Option<v1::ContainerConfig>) -> Result<Container
             security.seccomp.as_ref(),
             &security.seccomp_profile_path,
         )?,
-        apparmor: profile(
-            "apparmor",
-            security.apparmor.as_ref(),
-            &security.apparmor_profile,
-        )?,
+        apparmor: apparmor(security.apparmor.as_ref(), &security.apparmor_profile)?,
         stop_signal: stop_signal(config.stop_signal)?,
     })
 }

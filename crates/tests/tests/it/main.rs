@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and its futures and files are few"
 )]
 
+mod apparmor;
 mod bad_input;
 mod checkpoint;
 mod containers;
