@@ -87,7 +87,8 @@ pub(crate) fn mounts(node: &Node) -> Vec<PathBuf> {
 }
 
 /// Processes whose command line names the node.
-pub(crate) fn processes(node: &Node) -> Vec<(i32, String)> {
+#[must_use]
+pub fn processes(node: &Node) -> Vec<(i32, String)> {
     let own = std::process::id().to_string();
     let mut found = Vec::new();
     for entry in files(Path::new("/proc")) {

@@ -222,6 +222,32 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
         }
     }
 
+    /// The daemon's arguments.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let (dir, run_dir) = (self.dir.display(), self.run_dir.display());
+        let own = [
+            format!("--config={dir}/crio.conf"),
+            format!("--config-dir={dir}/crio.conf.d"),
+            format!("--registries-conf={dir}/registries.conf"),
+            format!("--registries-conf-dir={dir}/registries.conf.d"),
+            format!("--run-dir={run_dir}/crio"),
+            format!("--cni-cache-dir={dir}/cni"),
+            format!("--cgroup-root={}", self.cgroup()),
+        ];
+        let further = self.options.arguments.iter().cloned();
+        own.into_iter().chain(further).collect()
+    }
+
+    /// Connects to a daemon that somebody else has started with [`Self::arguments`].
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub async fn connect(&mut self) -> Result<()> {
+        self.client = Some(Client::connect(&self.socket()).await?);
+        Ok(())
+    }
+
     /// Starts the daemon and waits until it answers.
     ///
     /// # Errors
@@ -233,24 +259,7 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             .append(true)
             .open(self.log_file())?;
         let mut spec = Spec::new(&program);
-        let arg = |text: String| OsString::from(text);
-        spec.args = vec![
-            arg(format!("--config={}/crio.conf", self.dir.display())),
-            arg(format!("--config-dir={}/crio.conf.d", self.dir.display())),
-            arg(format!(
-                "--registries-conf={}/registries.conf",
-                self.dir.display()
-            )),
-            arg(format!(
-                "--registries-conf-dir={}/registries.conf.d",
-                self.dir.display()
-            )),
-            arg(format!("--run-dir={}/crio", self.run_dir.display())),
-            arg(format!("--cni-cache-dir={}/cni", self.dir.display())),
-            arg(format!("--cgroup-root={}", self.cgroup())),
-        ];
-        spec.args
-            .extend(self.options.arguments.iter().map(OsString::from));
+        spec.args = self.arguments().into_iter().map(OsString::from).collect();
         let path = std::env::var_os("PATH").unwrap_or_default();
         spec.env = vec![
             ("PATH".into(), path),

@@ -23,6 +23,7 @@ mod own_files;
 mod pods;
 mod restart;
 mod retries;
+mod service;
 mod shared_store;
 mod stats;
 mod streaming;
