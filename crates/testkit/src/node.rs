@@ -446,13 +446,8 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn run_pod_config(&self, mut config: v1::PodSandboxConfig) -> Result<String> {
-        if systemd() {
-            let linux = config.linux.get_or_insert_default();
-            if linux.cgroup_parent.is_empty() {
-                linux.cgroup_parent = self.slice();
-            }
-        }
+    pub async fn run_pod_config(&self, config: v1::PodSandboxConfig) -> Result<String> {
+        let config = self.placed(config);
         let request = v1::RunPodSandboxRequest {
             config: Some(config),
             runtime_handler: String::new(),
@@ -464,6 +459,18 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             .await?
             .into_inner()
             .pod_sandbox_id)
+    }
+
+    /// A pod as [`Self::run_pod_config`] asks for it: with systemd in the node's slice.
+    #[must_use]
+    pub fn placed(&self, mut config: v1::PodSandboxConfig) -> v1::PodSandboxConfig {
+        if systemd() {
+            let linux = config.linux.get_or_insert_default();
+            if linux.cgroup_parent.is_empty() {
+                linux.cgroup_parent = self.slice();
+            }
+        }
+        config
     }
 
     /// Creates a container and returns its id.

@@ -13,7 +13,7 @@ use crate::fixture;
 async fn a_client_that_gives_up_and_repeats_gets_one_pod() -> Result<()> {
     let f = fixture::node().await?;
     let request = || v1::RunPodSandboxRequest {
-        config: Some(pod("again", &f.node.logs())),
+        config: Some(f.node.placed(pod("again", &f.node.logs()))),
         runtime_handler: String::new(),
     };
     let mut ids = std::collections::BTreeSet::new();
