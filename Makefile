@@ -58,7 +58,8 @@ critest-all: setup
 kubelet-smoke: setup
 	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$bin $$bin/crioctl kubelet-smoke --kubelet "$${KUBELET:-$$(command -v kubelet)}"
 
-# The tests of the whole on cgroup v2 alone, with the systemd cgroup manager and with cgroupfs, in a
-# guest: NODE_KVM=1 where KVM works, else it takes many times as long.
+# The tests of the whole on cgroup v2 alone, with AppArmor, with the systemd cgroup manager and with
+# cgroupfs, in a guest: NODE_KVM=1 where KVM works, else it takes many times as long. With CRITEST=…
+# the conformance suite runs there too; scripts/test-node tells what else may be picked.
 test-node: setup
 	@scripts/test-node $(TESTS)
