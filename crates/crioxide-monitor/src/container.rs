@@ -91,6 +91,8 @@ pub(crate) struct Init {
     pub(crate) is_child: bool,
     /// Only where the cgroup has the container's name.
     pub(crate) cgroup: Cgroup,
+    /// Kills for memory in its parent that are not the container's.
+    pub(crate) oom_kills_above: u64,
 }
 
 #[derive(Debug)]

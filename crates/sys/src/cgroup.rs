@@ -271,9 +271,10 @@ impl Cgroup {
         Ok(killed)
     }
 
-    /// How many of its processes the kernel has killed for memory; 0 if it can't be told.
+    /// How many of its processes the kernel has killed for memory; `None` if it can't be told: by a
+    /// cgroup that is gone, as a rule.
     #[must_use]
-    pub fn oom_kills(&self) -> u64 {
+    pub fn oom_kills(&self) -> Option<u64> {
         let v2 = self.v2().map(|dir| dir.join("memory.events"));
         let v1 = self.v1("memory").map(|dir| dir.join("memory.oom_control"));
         [v2, v1]
@@ -282,6 +283,16 @@ impl Cgroup {
             .filter_map(|file| fs::read_to_string(file).ok())
             .filter_map(|text| proc::field(&text, "oom_kill"))
             .max()
+    }
+
+    /// The same of the cgroup above it with all that is beneath that; 0 but with version 2, where a
+    /// parent's counters have those of removed children in them (cgroup-v2.rst, `memory.events`).
+    #[must_use]
+    pub fn oom_kills_above(&self) -> u64 {
+        let above = self.v2().and_then(Path::parent);
+        let events = above.and_then(|dir| fs::read_to_string(dir.join("memory.events")).ok());
+        events
+            .and_then(|text| proc::field(&text, "oom_kill"))
             .unwrap_or(0)
     }
 

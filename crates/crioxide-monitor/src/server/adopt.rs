@@ -184,6 +184,7 @@ fn find_init(adopt: &Adopt, pidfd: Option<OwnedFd>, dir: &Path) -> Option<Init> 
         start_time,
         pidfd,
         is_child: false,
+        oom_kills_above: cgroup.oom_kills_above(),
         cgroup,
     })
 }

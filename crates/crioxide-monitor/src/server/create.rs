@@ -241,6 +241,7 @@ impl Server {
                     start_time,
                     pidfd: Some(pidfd),
                     is_child: true,
+                    oom_kills_above: cgroup.oom_kills_above(),
                     cgroup,
                 },
                 fds,

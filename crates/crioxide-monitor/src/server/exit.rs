@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use monitor_protocol::{Event, Exit, Id};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use sys::cgroup::Cgroup;
 use sys::spawn::Status;
 
 use super::Server;
-use crate::container::{Container, Deletion, Exiting, Phase, raw};
+use crate::container::{Container, Deletion, Exiting, Init, Phase, raw};
 use crate::limits;
 use crate::log::{self, Command};
 use crate::record;
@@ -28,13 +28,14 @@ impl Server {
         };
         let none = Cgroup::default();
         let cgroup = container.init.as_ref().map_or(&none, |init| &init.cgroup);
+        // Now: the counters go with the cgroup.
+        let oom_killed = was_oom_killed(container.init.as_ref(), signal);
         let exit = Exit {
             id: container.id().clone(),
             pid: container.init.as_ref().map_or(0, |init| raw(init.pid)),
             code: status.code(),
             signal,
-            // Now: the counters go with the cgroup.
-            oom_killed: cgroup.oom_kills() > 0,
+            oom_killed,
             finished_ns: log::now_ns(),
             reason: reason.to_owned(),
         };
@@ -47,6 +48,13 @@ impl Server {
             draining: false,
             drained: false,
         });
+        if oom_killed {
+            // Accounted for: it is no other container's.
+            let others = self.containers.iter_mut();
+            for init in others.filter_map(|container| container.init.as_mut()) {
+                init.oom_kills_above = init.cgroup.oom_kills_above();
+            }
+        }
         self.advance_exits(Instant::now());
     }
 
@@ -125,6 +133,18 @@ impl Container {
                 .init
                 .as_ref()
                 .is_some_and(|init| init.pid == pid && init.is_child == was_child)
+    }
+}
+
+/// Whether memory was what it ended for. systemd removes a scope with its last process, at times
+/// before we look: then it is a SIGKILL, and one more kill for memory in the pod, that tell.
+fn was_oom_killed(init: Option<&Init>, signal: i32) -> bool {
+    let Some(init) = init else { return false };
+    match init.cgroup.oom_kills() {
+        Some(kills) => kills > 0,
+        None => {
+            signal == Signal::KILL.as_raw() && init.cgroup.oom_kills_above() > init.oom_kills_above
+        }
     }
 }
 
