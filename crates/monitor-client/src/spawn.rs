@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use monitor_protocol::Id;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
 use sys::cgroup::Cgroup;
 use sys::pool::Pool;
 use sys::spawn::{Child, EnterCgroup, Session, Spec};
@@ -34,8 +36,9 @@ pub struct SpawnOptions {
     /// Where exit records go; made if it isn't there.
     pub exits_dir: PathBuf,
     /// The cgroup that it is born in, such as `/crio/crio-conmon-ID`; made if it isn't there. In the
-    /// hierarchies of version 1 it is for the caller to move it: that may take longer than all the
-    /// rest.
+    /// hierarchies of version 1 it is moved there in the background: the kernel may take longer for
+    /// that than a pod's start takes. If the daemon's service is stopped right then and the monitor
+    /// with it, the next daemon starts a successor.
     /// `None`: the daemon's own, for tests only, since a restart of the service empties that.
     pub cgroup: Option<String>,
     /// Its `oom_score_adj`, where the kernel allows it; -1000 is right.
@@ -47,8 +50,11 @@ pub struct SpawnOptions {
 /// Starts it and waits until it listens.
 pub(crate) async fn start(options: SpawnOptions, pool: &Pool) -> Result<Child> {
     let dir = options.dir.clone();
-    let timeout = options.timeout;
+    let (timeout, cgroup) = (options.timeout, options.cgroup.clone());
     let (child, ready) = pool.run(move || start_blocking(&options)).await?;
+    if let Some(cgroup) = cgroup {
+        enter_v1(cgroup, child.pid(), pool);
+    }
     let failed = |source| Error::Io {
         doing: "wait for monitor in",
         path: dir.clone(),
@@ -114,6 +120,26 @@ fn start_blocking(options: &SpawnOptions) -> Result<(Child, OwnedFd)> {
     spec.fds = vec![(errors.as_fd(), 2), (said.as_fd(), READY)];
     let child = sys::spawn::spawn(&spec).map_err(Error::Spawn)?;
     Ok((child, ready))
+}
+
+/// Moves a process into its cgroups of version 1, in the background.
+pub(crate) fn enter_v1(path: String, pid: Pid, pool: &Pool) {
+    let enter = move || {
+        let entered = Cgroup::at(&path).and_then(|cgroup| match cgroup.has_v1() {
+            true => cgroup.enter(pid),
+            false => Ok(()),
+        });
+        match entered {
+            // It, or its pod, is gone already.
+            Err(gone)
+                if gone.kind() == io::ErrorKind::NotFound
+                    || gone.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
+            Err(error) => tracing::warn!(path, %error, "a monitor is not in all of its cgroups"),
+            Ok(()) => {}
+        }
+    };
+    // It runs to its end though nobody waits for it.
+    drop(pool.run(enter));
 }
 
 fn enter(path: &str) -> Result<EnterCgroup> {

@@ -221,43 +221,9 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     let live = run.node.live(&run.id);
     let spawned = spawn(&run.node, &run.id).await;
     let (monitor, events) = spawned.inspect_err(|_| drop(live.close()))?;
-    enter_v1(&run.node, &run.id, &monitor);
     live.monitor.send_replace(Some(monitor));
     supervise(&run.node, &run.id, live, events);
     Ok(())
-}
-
-/// Moves a monitor into its cgroups of version 1, in the background: the kernel may take longer for
-/// it than a pod's start takes. If the daemon's service is stopped right then and the monitor with
-/// it, the next daemon starts a successor.
-fn enter_v1(node: &Arc<Node>, pod: &PodId, monitor: &Monitor) {
-    if node.options.keeper.is_systemd() {
-        return;
-    }
-    let path = node.options.keeper.monitor(pod);
-    let pid = i32::try_from(monitor.pid()).ok();
-    let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else {
-        return;
-    };
-    let enter = {
-        let path = path.clone();
-        move || {
-            let cgroup = sys::cgroup::Cgroup::at(&path)?;
-            match cgroup.has_v1() {
-                true => cgroup.enter(pid),
-                false => Ok(()),
-            }
-        }
-    };
-    let (node, pod) = (Arc::clone(node), pod.clone());
-    tokio::spawn(async move {
-        if let Err(error) = node.pools.helpers.run(enter).await
-            // Its pod is gone already.
-            && node.live(&pod).monitor_now().is_some()
-        {
-            tracing::warn!(pod = pod.as_str(), path, %error, "monitor not in all of its cgroups");
-        }
-    });
 }
 
 async fn spawn(node: &Node, pod: &PodId) -> Result<(Monitor, Events), Error> {
@@ -307,7 +273,10 @@ async fn take_over(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events,
     let (monitor, events) = connected.map_err(|error| Error::Monitor(chain(&error)))?;
     catch_up(node, pod, live, &monitor).await?;
     hold(node, pod, live, &monitor).await?;
-    enter_v1(node, pod, &monitor);
+    if !node.options.keeper.is_systemd() {
+        // Its first daemon may have been killed before it had.
+        monitor.enter_v1(node.options.keeper.monitor(pod), &node.pools.helpers);
+    }
     live.monitor.send_replace(Some(monitor));
     Ok(events)
 }
@@ -426,7 +395,6 @@ async fn succeed(node: &Arc<Node>, pod: &PodId, live: &Live) -> Result<Events, E
         pid = monitor.pid(),
         "a successor of the monitor took over"
     );
-    enter_v1(node, pod, &monitor);
     live.monitor.send_replace(Some(monitor));
     Ok(events)
 }
