@@ -54,7 +54,8 @@ impl Entry {
     /// A hard link.
     #[must_use]
     pub fn hardlink(name: &str, target: &str) -> Self {
-        Self::new(name, 0o644, Kind::Hardlink(target.to_owned()))
+        // That of what tests link to, programs: containerd gives the file the mode of its last link.
+        Self::new(name, 0o755, Kind::Hardlink(target.to_owned()))
     }
 
     /// What removes `name` of the layers below.
