@@ -55,6 +55,7 @@ pub(crate) async fn checkpoint(
 }
 
 /// Tells that a test can't run here, and proves that a caller is told as clearly.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says why")]
 async fn refused_without_criu(f: Fixture) -> Result<()> {
     eprintln!(
         "skipped: no criu for {}; its error is tested instead",
@@ -81,10 +82,10 @@ async fn counted(node: &Node, pod: &str, least: u64) -> Result<u64> {
     let mut tick = tokio::time::interval(std::time::Duration::from_millis(50));
     for _ in 0..400 {
         let log = node.log(pod, "c").unwrap_or_default();
-        let counts = log
+        let mut counts = log
             .lines()
             .filter_map(|line| line.rsplit("count ").next()?.parse().ok());
-        if let Some(count) = counts.last().filter(|count: &u64| *count > least) {
+        if let Some(count) = counts.next_back().filter(|count: &u64| *count > least) {
             return Ok(count);
         }
         tick.tick().await;
