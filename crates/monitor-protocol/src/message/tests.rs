@@ -118,7 +118,7 @@ fn request() -> impl Strategy<Value = Request> {
         }),
         Just(Request::List {}),
         Just(Request::Quit {}),
-        (create(), ".*", ".*").prop_map(|(create, images, work)| Request::Restore {
+        (create(), text(), text()).prop_map(|(create, images, work)| Request::Restore {
             create,
             images,
             work
