@@ -48,6 +48,10 @@ impl Config {
     /// # Errors
     /// [`BadMetadata`].
     pub fn parse(json: &[u8]) -> Result<Self, BadMetadata> {
+        // serde takes a list for a structure, too.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(BadMetadata("config.dump: not an object".to_owned()));
+        }
         bounded(json, CONFIG_BYTES, "config.dump")
     }
 }
