@@ -174,6 +174,13 @@ impl Cgroup {
         self.dirs.iter().find(has).map(|dir| dir.path.as_path())
     }
 
+    /// The controllers of each of its hierarchies of version 1, as `/proc/PID/cgroup` has them
+    /// (`cpu,cpuacct`, `name=systemd`).
+    pub fn v1_controllers(&self) -> impl Iterator<Item = String> {
+        let v1 = self.dirs.iter().filter(|dir| !dir.is_v2());
+        v1.map(|dir| dir.controllers.join(","))
+    }
+
     /// Makes it, with its parents; fine if it is there.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use ::runtime::checkpoint::{connect_pipes, descriptors};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 use sys::cgroup::Cgroup;
 use sys::spawn::{self, Program};
 
@@ -279,6 +280,7 @@ async fn dump(checkpoint: &Checkpoint) -> Result<(), Error> {
         .join("containers")
         .join(checkpoint.container.id.as_str());
     let (images, criu) = (images_dir(&work), work.join("criu.conf"));
+    let id = checkpoint.container.id.clone();
     let arguments = [
         "checkpoint",
         "--image-path",
@@ -291,17 +293,24 @@ async fn dump(checkpoint: &Checkpoint) -> Result<(), Error> {
     let dump = move || {
         checkpoint::make_work_dir(&work)?;
         let keys = keys(&stdio, init)?;
-        let lines: String = keys
-            .iter()
-            .flatten()
-            .map(|key| format!("external {key}\n"))
-            .collect();
+        let external = keys.iter().flatten().map(|key| format!("external {key}\n"));
+        let lines: String = external.chain(own_cgroups(&id, init)).collect();
         fs::write(&criu, lines).map_err(Error::io("write", criu))?;
         call(&program, "container checkpoint failed")
             .map_err(|error| checkpoint::with_crius_words(error, &work.join("dump.log")))?;
         connect(&images_dir(&work), &keys)
     };
     blocking(&checkpoint.node.pools.helpers, dump).await
+}
+
+/// Lines for criu that name the hierarchies in which the container has a cgroup of its own. Of one
+/// that it shares (version 2 beside version 1) criu would keep the tree, everybody's cgroups, and make
+/// them again at the restore. None on version 2 alone: there it has one.
+fn own_cgroups(id: &ContainerId, init: i32) -> Vec<String> {
+    let of_init = Pid::from_raw(init).and_then(|pid| sys::cgroup::of_process(pid).ok());
+    let own = of_init.unwrap_or_default().named(id.as_str());
+    let line = |controllers| format!("cgroup-dump-controller {controllers}\n");
+    own.v1_controllers().map(line).collect()
 }
 
 fn undo_dump<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
