@@ -5,11 +5,16 @@
 //! nobody up. Once SIGKILL goes out, no command is started in the container any more: until then
 //! its preparations for the end may need some.
 
+use std::convert::Infallible;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Pid;
+
 use super::stage::step;
 use super::{Key, Outcome, chain};
+use crate::monitors::Live;
 use crate::node::Node;
 use crate::state::container::{Container, Phase};
 use crate::{ContainerId, Error, exits, monitors};
@@ -19,6 +24,10 @@ pub(crate) const OPERATION: &str = "stop-container";
 pub(crate) const STEPS: &[&str] = &["kill"];
 /// How long the end may take after SIGKILL, before the caller is told that it is stuck.
 const KILL: Duration = Duration::from_secs(60);
+/// The first pause until a process that did not hear its stop signal is looked at again, and the
+/// longest.
+const DEAF: Duration = Duration::from_millis(5);
+const DEAFEST: Duration = Duration::from_millis(500);
 /// SIGKILL goes out again while the process is stuck in the kernel.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -64,16 +73,11 @@ pub(crate) async fn stop(
     let live = node.live(&container.pod);
     let created = matches!(container.phase, Phase::Created { .. });
     if !timeout.is_zero() && !created {
-        match live.monitor().await {
-            // One that ended in between needs no signal.
-            Ok(monitor) => drop(monitor.signal(&wire, container.made.stop_signal).await),
-            Err(error) => tracing::warn!(
-                container = id.as_str(),
-                error = chain(&error),
-                "stop signal not sent"
-            ),
-        }
-        if ended(node, id, timeout).await {
+        let has_ended = tokio::select! {
+            has_ended = ended(node, id, timeout) => has_ended,
+            never = ask(node, &live, container, &wire) => match never {},
+        };
+        if has_ended {
             return Ok(());
         }
         tracing::info!(
@@ -104,6 +108,60 @@ pub(crate) async fn stop(
     Err(Error::TimedOut(format!(
         "container {id} did not end within {KILL:?} of SIGKILL"
     )))
+}
+
+/// Sends the stop signal; again where it was dropped because there was no handler yet, once there is
+/// one. Never returns.
+async fn ask(
+    node: &Node,
+    live: &Live,
+    container: &Container,
+    wire: &monitor_client::Id,
+) -> Infallible {
+    let mut hears = hears(node, container).await;
+    signal(live, container, wire).await;
+    let mut pause = DEAF;
+    while !hears {
+        // Nobody tells when a handler is there.
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(DEAFEST);
+        hears = self::hears(node, container).await;
+        if hears {
+            signal(live, container, wire).await;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn signal(live: &Live, container: &Container, wire: &monitor_client::Id) {
+    match live.monitor().await {
+        // One that ended in between needs no signal.
+        Ok(monitor) => drop(monitor.signal(wire, container.made.stop_signal).await),
+        Err(error) => tracing::warn!(
+            container = container.id.as_str(),
+            error = chain(&error),
+            "stop signal not sent"
+        ),
+    }
+}
+
+/// Whether the container's own program is there already and hears its stop signal.
+async fn hears(node: &Node, container: &Container) -> bool {
+    let phase = node.table.load().container(container.id.as_str());
+    let init = phase.ok().and_then(|container| container.phase.init());
+    let pid = init.and_then(|init| Pid::from_raw(init.pid));
+    let (Some(pid), signal) = (pid, container.made.stop_signal) else {
+        return true;
+    };
+    let look = move || {
+        // A runtime that has not yet become the program is a sealed copy of itself.
+        let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+        let is_runtime =
+            program.is_ok_and(|program| program.as_os_str().as_bytes().starts_with(b"/memfd:"));
+        // One that is gone needs no signal.
+        !is_runtime && sys::signal::is_heard(pid, signal).unwrap_or(true)
+    };
+    node.pools.files.run(look).await
 }
 
 /// Whether the container ends, or is gone, within `timeout`.

@@ -94,6 +94,35 @@ async fn exec_sync_tells_output_and_exit_code() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_right_after_the_start_is_heard() -> Result<()> {
+    let f = fixture::node().await?;
+    let pod = f.node.run_pod("stops").await?;
+    // As the first of its namespace the shell hears nothing that it has no handler for yet.
+    for (name, script) in [
+        (
+            "at-once",
+            "trap 'exit 7' TERM; while :; do sleep 0.01; done",
+        ),
+        (
+            "late",
+            "sleep 1; trap 'exit 7' TERM; while :; do sleep 0.01; done",
+        ),
+    ] {
+        for round in 0..5 {
+            let config = container(&format!("{name}-{round}"), &f.image, &["sh", "-c", script]);
+            let id = f.node.run(&pod, config).await?;
+            let request = v1::StopContainerRequest {
+                container_id: id.clone(),
+                timeout: 30,
+            };
+            f.node.client().runtime().stop_container(request).await?;
+            assert_eq!(f.node.status(&id).await?.exit_code, 7, "{name}");
+        }
+    }
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stop_sends_the_signal_and_kills_after_the_time_out() -> Result<()> {
     let f = fixture::node().await?;
     let pod = f.node.run_pod("s").await?;
