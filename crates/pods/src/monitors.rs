@@ -3,20 +3,17 @@
 //! One supervising task per pod turns what a monitor tells into state. When a monitor is lost, a
 //! successor adopts the pod's containers; callers that need the monitor wait for it meanwhile.
 
-use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use monitor_client::{
-    Adopt, AdoptedDescriptors, AttachTo, Create, Event, Events, HeldOutput, Id, Monitor,
-    SpawnOptions,
+    Adopt, AdoptedDescriptors, AttachTo, Create, Event, Events, Id, Monitor, SpawnOptions,
 };
 use sys::spawn::Status;
-use tokio::sync::{RwLock, oneshot, watch};
 
 use crate::node::{Node, blocking};
 use crate::operations::chain;
@@ -27,6 +24,11 @@ use crate::records::Dirs;
 use crate::state::container::{Container, Init, Phase};
 use crate::{ContainerId, Error, PodId, cgroups, exits, infra};
 
+mod live;
+
+use live::lock;
+pub(crate) use live::{Kept, Live};
+
 /// How long a monitor may take to be ready.
 const READY: Duration = Duration::from_secs(30);
 /// Score that keeps the OOM killer away.
@@ -35,176 +37,6 @@ const OOM_SCORE: i64 = -1000;
 const ENDING: Duration = Duration::from_secs(10);
 /// How many successors in a row may fail before the pod is given up.
 const ATTEMPTS: u32 = 5;
-
-/// What is alive of a pod, and lives in memory only.
-#[derive(Debug)]
-pub(crate) struct Live {
-    monitor: watch::Sender<Option<Monitor>>,
-    /// The pod is being stopped: a monitor that ends is not replaced.
-    closing: AtomicBool,
-    kept: Mutex<HashMap<ContainerId, Kept>>,
-    execs: Mutex<HashMap<String, Expected>>,
-    /// How often a container lost its monitor.
-    losses: Mutex<HashMap<ContainerId, u64>>,
-    /// Containers that are being killed and have not ended.
-    killed: Mutex<HashSet<ContainerId>>,
-    /// Held shared by what makes or starts a container, and whole by what ends the pod.
-    pub(crate) gate: RwLock<()>,
-    /// Held while a container's state goes to disk and then to everybody: the news of a start and
-    /// that of an end come side by side.
-    pub(crate) states: tokio::sync::Mutex<()>,
-    /// Held while limits are changed: each change starts from what the one before left. It may
-    /// wait for an OCI runtime, for which an end must not; taken before [`Self::states`].
-    pub(crate) updates: tokio::sync::Mutex<()>,
-}
-
-impl Default for Live {
-    fn default() -> Self {
-        Self {
-            monitor: watch::Sender::new(None),
-            closing: AtomicBool::new(false),
-            kept: Mutex::default(),
-            execs: Mutex::default(),
-            losses: Mutex::default(),
-            killed: Mutex::default(),
-            gate: RwLock::default(),
-            states: tokio::sync::Mutex::default(),
-            updates: tokio::sync::Mutex::default(),
-        }
-    }
-}
-
-/// Descriptors of a container that a successor of its monitor needs.
-#[derive(Debug, Default)]
-pub(crate) struct Kept {
-    pub(crate) pidfd: Option<OwnedFd>,
-    pub(crate) terminal: Option<OwnedFd>,
-    pub(crate) stdin: Option<OwnedFd>,
-    /// Its output's pipes: what nobody has read is gone once nobody has them open.
-    pub(crate) output: HeldOutput,
-}
-
-impl Live {
-    /// The monitor; waits while it, or a successor, is being started.
-    pub(crate) async fn monitor(&self) -> Result<Monitor, Error> {
-        let closing = || self.closing.load(Ordering::Acquire);
-        let mut there = self.monitor.subscribe();
-        let wait = there.wait_for(|monitor| monitor.is_some() || closing());
-        let monitor = match tokio::time::timeout(READY, wait).await {
-            Ok(Ok(monitor)) => monitor.clone(),
-            Ok(Err(_)) | Err(_) => None,
-        };
-        match monitor {
-            _ if closing() => Err(Error::WrongState("the pod sandbox is not ready".to_owned())),
-            Some(monitor) => Ok(monitor),
-            None => Err(Error::Monitor("there is none".to_owned())),
-        }
-    }
-
-    /// There will be no monitor: who waits for one is told, and later callers too.
-    fn close(&self) -> Option<Monitor> {
-        self.closing.store(true, Ordering::Release);
-        self.monitor.send_replace(None)
-    }
-
-    /// The monitor if it is there now.
-    pub(crate) fn monitor_now(&self) -> Option<Monitor> {
-        self.monitor.borrow().clone()
-    }
-
-    pub(crate) fn keep(&self, id: &ContainerId, kept: Kept) {
-        lock(&self.kept).insert(id.clone(), kept);
-    }
-
-    /// Forgets what is kept of a container that has ended, or never was.
-    pub(crate) fn drop_kept(&self, id: &ContainerId) {
-        lock(&self.kept).remove(id);
-        lock(&self.killed).remove(id);
-    }
-
-    /// How often each container lost its monitor.
-    pub(crate) fn losses(&self) -> Vec<(ContainerId, u64)> {
-        let losses = lock(&self.losses);
-        losses
-            .iter()
-            .map(|(id, count)| (id.clone(), *count))
-            .collect()
-    }
-
-    /// Counts the loss of the monitor for the containers that have not ended.
-    fn monitor_lost<'a>(&self, containers: impl Iterator<Item = &'a Arc<Container>>) {
-        let mut losses = lock(&self.losses);
-        for container in containers {
-            if !matches!(container.phase, Phase::Exited { .. }) {
-                *losses.entry(container.id.clone()).or_default() += 1;
-            }
-        }
-    }
-
-    /// From here on nothing may be started in the container.
-    pub(crate) fn begin_kill(&self, id: &ContainerId) {
-        lock(&self.killed).insert(id.clone());
-    }
-
-    /// Fails once a container is being killed.
-    pub(crate) fn check_not_killed(&self, id: &ContainerId) -> Result<(), Error> {
-        if lock(&self.killed).contains(id) {
-            let text = format!("cannot start exec: container {id} is being killed");
-            return Err(Error::WrongState(text));
-        }
-        Ok(())
-    }
-
-    /// Closes the end of a container's stdin that is held for a successor of its monitor.
-    pub(crate) fn close_stdin(&self, id: &ContainerId) {
-        if let Some(kept) = lock(&self.kept).get_mut(id) {
-            kept.stdin = None;
-        }
-    }
-
-    /// Told when the exec `id` has ended.
-    pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<Status> {
-        let (tell, told) = oneshot::channel();
-        let expected = Expected { pid: None, tell };
-        lock(&self.execs).insert(id.to_owned(), expected);
-        told
-    }
-
-    /// Notes which process an exec is: if its monitor dies, the daemon may be the one that reaps it.
-    pub(crate) fn exec_runs(&self, id: &str, pid: u32) {
-        if let Some(expected) = lock(&self.execs).get_mut(id) {
-            expected.pid = i32::try_from(pid).ok();
-        }
-    }
-
-    /// Tells the end of an exec that the daemon reaped.
-    fn exec_reaped(&self, pid: i32, status: Status) {
-        let mut execs = lock(&self.execs);
-        let id = execs.iter().find(|(_, exec)| exec.pid == Some(pid));
-        if let Some(id) = id.map(|(id, _)| id.clone())
-            && let Some(expected) = execs.remove(&id)
-        {
-            // Whoever asked may have gone away.
-            expected.tell.send(status).ok();
-        }
-    }
-
-    pub(crate) fn forget_exec(&self, id: &str) {
-        lock(&self.execs).remove(id);
-    }
-}
-
-/// An exec whose end somebody waits for.
-#[derive(Debug)]
-struct Expected {
-    /// The process, once it is known.
-    pid: Option<i32>,
-    tell: oneshot::Sender<Status>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The monitor's form of an id.
 pub(crate) fn wire_id(id: &str) -> Result<Id, Error> {

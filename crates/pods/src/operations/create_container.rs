@@ -18,7 +18,7 @@ use super::intent::Subject;
 use super::stage::{Doing, Plan, Stage, perform};
 use super::{Key, Outcome, Progress, chain};
 use crate::bundle::{self, Ingredients};
-use crate::monitors::{self, Kept, Live};
+use crate::monitors::{self, Live};
 use crate::node::{Node, blocking, record_id};
 use crate::records::{self, Dirs, NewRecord};
 use crate::request::PidMode;
@@ -483,21 +483,7 @@ async fn make(create: &Create) -> Result<(), Error> {
         .create(message, runtime.map(|image| image.as_fd()))
         .await
         .map_err(|error| runtime_error("container create failed", error))?;
-    let pid = i32::try_from(made.pid).map_err(|_| Error::Internal(format!("pid {}", made.pid)))?;
-    let kept = Kept {
-        pidfd: Some(made.pidfd),
-        terminal: made.terminal,
-        stdin: made.stdin,
-        output: made.output,
-    };
-    create.live.keep(&create.id, kept);
-    once(
-        &create.init,
-        Init {
-            pid,
-            start_time: made.start_time,
-        },
-    )
+    once(&create.init, create.live.take(&create.id, made)?)
 }
 
 /// An error of the monitor, with the runtime's own words where it was the runtime.

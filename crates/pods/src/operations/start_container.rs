@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::create_container::runtime_error;
 use super::stage::fault;
 use super::{Key, Outcome, chain};
-use crate::monitors::{Kept, Live};
+use crate::monitors::Live;
 use crate::node::{Node, blocking};
 use crate::state::container::{Container, Exit, Init, NOBODY, Phase};
 use crate::{Error, checkpoint, exits, monitors, records};
@@ -123,14 +123,7 @@ async fn restore(
             return Err(blocking(&node.pools.files, worded).await);
         }
     };
-    let pid = i32::try_from(made.pid).map_err(|_| Error::Internal(format!("pid {}", made.pid)))?;
-    let kept = Kept {
-        pidfd: Some(made.pidfd),
-        terminal: made.terminal,
-        stdin: made.stdin,
-        output: made.output,
-    };
-    live.keep(&container.id, kept);
+    let init = live.take(&container.id, made)?;
     // A process's memory is in it, and it may be large. What stays goes with the container.
     let removed = blocking(&node.pools.files, move || checkpoint::remove_dir(&from)).await;
     if let Err(error) = removed {
@@ -140,10 +133,7 @@ async fn restore(
             "criu's files not removed"
         );
     }
-    Ok(Init {
-        pid,
-        start_time: made.start_time,
-    })
+    Ok(init)
 }
 
 /// A container that can't be started has ended: it must not stay created.

@@ -122,7 +122,10 @@ async fn ask(
     signal(live, container, wire).await;
     let mut pause = DEAF;
     while !hears {
-        // Nobody tells when a handler is there.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nobody tells when a process has a handler"
+        )]
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(DEAFEST);
         hears = self::hears(node, container).await;

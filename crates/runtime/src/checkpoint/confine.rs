@@ -118,27 +118,8 @@ pub fn mounts(mountpoints: &[u8]) -> Result<(), BadImage> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::protobuf::{COMMON, append, put_bytes, put_number};
+    use super::super::protobuf::made::{image, message};
     use super::*;
-
-    fn image(kind: u32, entries: &[Vec<u8>]) -> Vec<u8> {
-        let mut file = [COMMON.to_le_bytes(), kind.to_le_bytes()].concat();
-        for entry in entries {
-            append(&mut file, entry).unwrap();
-        }
-        file
-    }
-
-    fn message(numbers: &[(u64, u64)], nested: &[(u64, &[u8])]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for (field, value) in numbers {
-            put_number(&mut out, *field, *value);
-        }
-        for (field, value) in nested {
-            put_bytes(&mut out, *field, value);
-        }
-        out
-    }
 
     /// A process of `uid` and `gid` with these fields of its credentials beside, and of its thread.
     fn core(uid: u64, gid: u64, creds: &[(u64, u64)], thread: &[(u64, u64)]) -> Vec<u8> {

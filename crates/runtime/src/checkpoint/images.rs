@@ -196,38 +196,19 @@ fn pipe_entry(id: u64, pipe: u64, path: &External<'_>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::protobuf::COMMON;
+    use super::super::protobuf::made::{image, message};
     use super::*;
-
-    fn image(kind: u32, entries: &[Vec<u8>]) -> Vec<u8> {
-        let mut file = [COMMON.to_le_bytes(), kind.to_le_bytes()].concat();
-        for entry in entries {
-            append(&mut file, entry).unwrap();
-        }
-        file
-    }
-
-    fn message(fields: &[(u64, u64)], nested: &[(u64, Vec<u8>)]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for (field, value) in fields {
-            put_number(&mut out, *field, *value);
-        }
-        for (field, value) in nested {
-            put_bytes(&mut out, *field, value);
-        }
-        out
-    }
 
     fn path(id: u64, name: &str, external: u64) -> Vec<u8> {
         let owner = message(&[(1, 0), (2, 0)], &[]);
-        let nested = [(5, owner), (6, name.as_bytes().to_vec())];
+        let nested = [(5, &*owner), (6, name.as_bytes())];
         let inner = message(&[(1, id), (2, 0x8002), (9, external)], &nested);
-        message(&[(1, REG), (2, id)], &[(3, inner)])
+        message(&[(1, REG), (2, id)], &[(3, &inner)])
     }
 
     fn fifo(id: u64, pipe: u64, path: u64) -> Vec<u8> {
         let inner = message(&[(1, id), (2, pipe), (3, path)], &[]);
-        message(&[(1, FIFO), (2, id)], &[(17, inner)])
+        message(&[(1, FIFO), (2, id)], &[(17, &inner)])
     }
 
     #[test]

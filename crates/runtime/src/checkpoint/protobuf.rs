@@ -146,3 +146,30 @@ pub(super) fn numbers(fields: &[Field<'_>], wanted: u64) -> Result<Vec<u64>, Bad
     }
     Ok(all)
 }
+
+/// What the tests of these files' readers are fed with.
+#[cfg(test)]
+pub(super) mod made {
+    use super::*;
+
+    /// An image file of `kind`.
+    pub(in super::super) fn image(kind: u32, entries: &[Vec<u8>]) -> Vec<u8> {
+        let mut file = [COMMON.to_le_bytes(), kind.to_le_bytes()].concat();
+        for entry in entries {
+            append(&mut file, entry).unwrap();
+        }
+        file
+    }
+
+    /// A message of numbers, then of bytes.
+    pub(in super::super) fn message(numbers: &[(u64, u64)], nested: &[(u64, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (field, value) in numbers {
+            put_number(&mut out, *field, *value);
+        }
+        for (field, value) in nested {
+            put_bytes(&mut out, *field, value);
+        }
+        out
+    }
+}

@@ -49,14 +49,7 @@ async fn an_image_is_pulled_listed_and_removed() -> Result<()> {
         assert!(image_found.size > 100_000 && image_found.repo_digests[0].contains("@sha256:"));
         assert!(found.info["info"].contains("imageSpec"));
     }
-    let list = f
-        .node
-        .client()
-        .images()
-        .list_images(v1::ListImagesRequest::default())
-        .await?
-        .into_inner()
-        .images;
+    let list = f.node.images().await?;
     assert_eq!(list.len(), 2);
     let usage = f
         .node

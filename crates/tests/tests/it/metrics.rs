@@ -30,20 +30,29 @@ fn sample(text: &str, name: &str) -> Option<f64> {
     line.trim().parse().ok()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_pulls_and_ends_are_counted() -> Result<()> {
+/// The endpoint's socket in the directory of [`on_a_socket`].
+const SOCKET: &str = "metrics.sock";
+
+/// A node whose endpoint is on a socket in a directory of its own.
+async fn on_a_socket() -> Result<(fixture::Fixture, tempfile::TempDir)> {
     let directory = tempfile::Builder::new()
         .prefix("crixm-")
         .tempdir_in("/var/tmp")?;
-    let socket = directory.path().join("metrics.sock");
+    let socket = directory.path().join(SOCKET);
     let config = format!(
         "[crio.metrics]\nenable_metrics = true\nmetrics_port = 0\nmetrics_socket = {socket:?}\n"
     );
-    let f = fixture::with(Options {
+    let options = Options {
         config,
         ..Options::default()
-    })
-    .await?;
+    };
+    Ok((fixture::with(options).await?, directory))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_pulls_and_ends_are_counted() -> Result<()> {
+    let (f, directory) = on_a_socket().await?;
+    let socket = directory.path().join(SOCKET);
     let sandbox = f.node.run_pod("m").await?;
     let hungry = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M"];
     let mut hungry = container("c", &f.image, &hungry);
@@ -248,18 +257,8 @@ async fn a_missing_pair_is_made() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_monitor_is_counted() -> Result<()> {
-    let directory = tempfile::Builder::new()
-        .prefix("crixm-")
-        .tempdir_in("/var/tmp")?;
-    let socket = directory.path().join("metrics.sock");
-    let config = format!(
-        "[crio.metrics]\nenable_metrics = true\nmetrics_port = 0\nmetrics_socket = {socket:?}\n"
-    );
-    let f = fixture::with(Options {
-        config,
-        ..Options::default()
-    })
-    .await?;
+    let (f, directory) = on_a_socket().await?;
+    let socket = directory.path().join(SOCKET);
     let pod = f.node.run_pod("m").await?;
     let sleeper = container("c", &f.image, &["sleep", "1000"]);
     f.node.run(&pod, sleeper).await?;

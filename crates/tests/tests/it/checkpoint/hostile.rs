@@ -246,14 +246,7 @@ async fn nothing_of_a_hostile_archive_is_taken() -> Result<()> {
     ] {
         ensure!(!spec.contains(word), "{word} was taken");
     }
-    let images = f
-        .node
-        .client()
-        .images()
-        .list_images(v1::ListImagesRequest::default())
-        .await?
-        .into_inner()
-        .images;
+    let images = f.node.images().await?;
     ensure!(
         images.len() == 1 && !format!("{images:?}").contains("evil"),
         "{images:?}"
