@@ -78,13 +78,15 @@ pub(crate) const PLAN: &Plan<Run> = &[
         name: "state",
         after: &["infra"],
         act: |run| Box::pin(write(run)),
-        undo: None,
+        // A successor of a killed daemon has read it from disk: before it was published, too.
+        undo: Some(unpublish),
     },
     Stage {
         name: "publish",
         after: &["state", "monitor"],
         act: |run| Box::pin(publish(run)),
-        undo: Some(unpublish),
+        // By the undo of its state.
+        undo: None,
     },
 ];
 
