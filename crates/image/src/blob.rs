@@ -1,5 +1,5 @@
-//! A blob on its way from the network to the thread that decodes it: pieces through a bounded
-//! channel, hashed as they are taken.
+//! A blob on its way to the thread that decodes it: pieces through a bounded channel from the
+//! network, or from a file, hashed as they are taken.
 
 use std::io::{self, BufRead, Read};
 
@@ -17,11 +17,18 @@ pub(crate) struct PieceSender(mpsc::Sender<Option<Bytes>>);
 
 /// The reading end, on a pool's thread.
 pub(crate) struct PieceReader {
-    pieces: mpsc::Receiver<Option<Bytes>>,
+    pieces: Pieces,
     current: Bytes,
     ended: bool,
     hash: Context,
     expected: Digest,
+}
+
+enum Pieces {
+    /// As the network brings them; `None` is the end.
+    Channel(mpsc::Receiver<Option<Bytes>>),
+    /// A file of the node.
+    File(Box<dyn Read + Send>),
 }
 
 /// The reader has gone: it failed, and says why itself.
@@ -31,14 +38,15 @@ pub(crate) struct ReaderGone;
 /// Makes a channel for the blob with that digest.
 pub(crate) fn channel(expected: &Digest) -> (PieceSender, PieceReader) {
     let (sender, pieces) = mpsc::channel(limits::PIECES);
-    let reader = PieceReader {
-        pieces,
-        current: Bytes::new(),
-        ended: false,
-        hash: hash_of(expected),
-        expected: expected.clone(),
-    };
-    (PieceSender(sender), reader)
+    (
+        PieceSender(sender),
+        PieceReader::new(Pieces::Channel(pieces), expected),
+    )
+}
+
+/// A blob with that digest that is read from a file.
+pub(crate) fn of_file(file: impl Read + Send + 'static, expected: &Digest) -> PieceReader {
+    PieceReader::new(Pieces::File(Box::new(file)), expected)
 }
 
 fn hash_of(digest: &Digest) -> Context {
@@ -84,6 +92,16 @@ impl PieceSender {
 }
 
 impl PieceReader {
+    fn new(pieces: Pieces, expected: &Digest) -> Self {
+        Self {
+            pieces,
+            current: Bytes::new(),
+            ended: false,
+            hash: hash_of(expected),
+            expected: expected.clone(),
+        }
+    }
+
     /// At least `wanted` bytes of the beginning, unless the blob is shorter.
     pub(crate) fn peek(&mut self, wanted: usize) -> io::Result<&[u8]> {
         while self.current.len() < wanted && !self.ended {
@@ -105,7 +123,11 @@ impl PieceReader {
     }
 
     fn next(&mut self) -> io::Result<()> {
-        match self.pieces.blocking_recv() {
+        let piece = match &mut self.pieces {
+            Pieces::Channel(pieces) => pieces.blocking_recv(),
+            Pieces::File(file) => Some(piece_of(file)?),
+        };
+        match piece {
             Some(Some(piece)) => {
                 self.hash.update(&piece);
                 self.current = piece;
@@ -121,6 +143,13 @@ impl PieceReader {
             )),
         }
     }
+}
+
+fn piece_of(file: &mut impl Read) -> io::Result<Option<Bytes>> {
+    let mut piece = Vec::new();
+    file.take(limits::HTTP_BUFFER_BYTES as u64)
+        .read_to_end(&mut piece)?;
+    Ok((!piece.is_empty()).then(|| piece.into()))
 }
 
 impl BufRead for PieceReader {

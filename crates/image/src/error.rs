@@ -35,6 +35,14 @@ pub enum Error {
         /// The registry's words.
         detail: String,
     },
+    /// Files of the node are not the image that they were named as.
+    #[error("{location}: {reason}")]
+    Local {
+        /// Transport and path.
+        location: String,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// `registries.conf` blocks the registry.
     #[error("registry {registry} is blocked in {}", file.display())]
     Blocked {

@@ -17,7 +17,7 @@ use crate::inflight::{Inflight, Key};
 use crate::manifest::Document;
 use crate::options::Options;
 use crate::progress::PullProgress;
-use crate::pull::{PullRequest, Puller};
+use crate::pull::{LoadRequest, Loaded, PullRequest, Puller};
 use crate::reference::Reference;
 
 mod find;
@@ -90,6 +90,14 @@ impl Images {
             .inflight
             .share(key, move |tracker| puller.pull(request, tracker))
             .await
+    }
+
+    /// Loads an image from files of the node, which the policy must allow as well.
+    ///
+    /// # Errors
+    /// [`Error::Local`], [`Error::Refused`], and what a pull's content may fail with.
+    pub async fn load(&self, request: LoadRequest) -> Result<Loaded> {
+        self.0.puller.load(request).await
     }
 
     /// What the running pulls have done so far, the oldest first.

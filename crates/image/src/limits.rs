@@ -22,6 +22,10 @@ pub const LAYERS: usize = 500;
 pub const INDEX_ENTRIES: usize = 1000;
 /// An index in an index in an index (ours; nobody has been seen to nest twice).
 pub const INDEX_DEPTH: usize = 3;
+/// Members of an archive that holds an image (ours: some for each layer of a hundred images).
+pub const ARCHIVE_MEMBERS: u64 = 100_000;
+/// Links to links in such an archive (ours; docker writes none to a link).
+pub const ARCHIVE_LINKS: usize = 8;
 /// Bytes of a layer's blob (ours).
 pub const BLOB_BYTES: u64 = 256 << 30;
 /// Bytes of one JSON or TOML file of configuration (ours).

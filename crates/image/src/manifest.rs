@@ -54,6 +54,8 @@ pub(crate) struct IndexEntry {
     pub(crate) descriptor: Descriptor,
     #[serde(default)]
     platform: Option<RawPlatform>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

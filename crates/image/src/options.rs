@@ -49,6 +49,8 @@ pub struct Options {
     pub minimum_rate: u64,
     /// The longest wait that a registry's `Retry-After` is given.
     pub retry_wait: Duration,
+    /// Directory for large files that are needed for a while.
+    pub temporary: PathBuf,
     /// How much a layer may hold.
     pub unpack_limits: UnpackLimits,
 }
@@ -77,6 +79,7 @@ impl Default for Options {
             pull_progress_timeout: Duration::from_secs(60),
             minimum_rate: 1024,
             retry_wait: Duration::from_secs(60),
+            temporary: "/var/tmp".into(),
             unpack_limits: UnpackLimits::default(),
         }
     }

@@ -13,6 +13,7 @@ use crate::client::{Client, Session};
 use crate::credentials::{Credentials, Search};
 use crate::error::{Error, Result};
 use crate::image::OciConfig;
+use crate::local::Location;
 use crate::options::Options;
 use crate::progress::Tracker;
 use crate::reference::{ImageName, Reference};
@@ -21,8 +22,11 @@ use crate::registries::{Registries, Source};
 mod download;
 mod fetch;
 mod layers;
+mod load;
 
 use fetch::Fetched;
+use layers::Blobs;
+pub use load::{LoadRequest, Loaded};
 
 /// What to pull.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +103,7 @@ impl Puller {
         let mut failed = Vec::new();
         for (at, session) in sessions.iter().enumerate() {
             let source = session.source();
-            match fetch::image(session, &self.options.platform).await {
+            match fetch::image(session.as_ref(), &self.options.platform).await {
                 Ok(fetched) => {
                     let mirror = source.mirror.then(|| source.reference.to_string());
                     tracing::info!(image = %candidate.reference, source = %source.reference,
@@ -108,8 +112,9 @@ impl Puller {
                     // A layer that stalls goes on at the next source.
                     let mut order = sessions.clone();
                     order.rotate_left(at);
+                    let names = [candidate.reference];
                     return self
-                        .store_image(&candidate.reference, fetched, order, tracker)
+                        .store_image(&names, fetched, Blobs::Registry(order), tracker)
                         .await;
                 }
                 Err(error) => failed.push((source.reference.to_string(), error)),
@@ -118,34 +123,37 @@ impl Puller {
         Err(sources_failed(failed))
     }
 
+    /// Gets the layers and records the image under these names.
     async fn store_image(
         &self,
-        reference: &Reference,
+        names: &[Reference],
         fetched: Fetched,
-        sessions: Vec<Arc<Session>>,
+        blobs: Blobs,
         tracker: &Arc<Tracker>,
     ) -> Result<ImageId> {
-        let config = OciConfig::parse(&fetched.config_bytes).map_err(|reason| {
-            Error::bad_manifest(format!("configuration of {reference}"), reason)
-        })?;
+        let bad = |reason: String| {
+            let names: Vec<_> = names.iter().map(Reference::to_string).collect();
+            Error::bad_manifest(format!("configuration of {}", names.join(", ")), reason)
+        };
+        let config = OciConfig::parse(&fetched.config_bytes).map_err(bad)?;
         let (layers, diff_ids) = (&fetched.manifest.layers, &config.diff_ids);
         if layers.len() != diff_ids.len() {
-            let reason = format!("{} layers, but {} diff IDs", layers.len(), diff_ids.len());
-            return Err(Error::bad_manifest(
-                format!("configuration of {reference}"),
-                reason,
-            ));
+            return Err(bad(format!(
+                "{} layers, but {} diff IDs",
+                layers.len(),
+                diff_ids.len()
+            )));
         }
         let wanted = layers
             .iter()
             .cloned()
             .zip(diff_ids.iter().cloned())
             .collect();
-        let top_layer = self.fetch_layers(wanted, sessions, tracker).await?;
+        let top_layer = self.fetch_layers(wanted, blobs, tracker).await?;
         let id: ImageId = fetched.manifest.config.digest.hex().parse()?;
         let image = NewImage {
             id,
-            names: vec![reference.stored_name()],
+            names: names.iter().map(Reference::stored_name).collect(),
             digest: Some(fetched.manifest_digest.clone()),
             top_layer,
             created: config.created_nanoseconds(),
@@ -184,6 +192,12 @@ impl Fetched {
 impl Plan {
     /// Reads policy, registries and credentials: all may have changed since the last pull.
     fn make(options: &Options, request: &PullRequest) -> Result<Self> {
+        if Location::is_one(&request.reference) {
+            return Err(Error::BadReference {
+                reference: request.reference.clone(),
+                reason: "files of the node are loaded by `crioxide load`, never pulled".to_owned(),
+            });
+        }
         let name: ImageName = request.reference.parse()?;
         let registries = Registries::load(&options.registries_conf, &options.registries_conf_dir)?;
         let policy = options.policy_of(&request.namespace)?;

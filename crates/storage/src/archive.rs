@@ -6,5 +6,5 @@ mod read;
 mod write;
 
 pub use self::diff::Diff;
-pub use self::read::{ArchiveReader, Member};
+pub use self::read::{ArchiveReader, Link, Member};
 pub use self::write::{ArchiveWriter, Attributes};

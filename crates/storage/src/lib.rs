@@ -41,7 +41,7 @@ mod tar;
 mod tar_split;
 mod unpack;
 
-pub use archive::{ArchiveReader, ArchiveWriter, Attributes, Diff, Member};
+pub use archive::{ArchiveReader, ArchiveWriter, Attributes, Diff, Link, Member};
 pub use check::Damage;
 pub use containers::{Container, NewContainer};
 pub use digest::{Digest, Hasher};

@@ -125,6 +125,11 @@ impl<R: Read> Stream<R> {
         }
     }
 
+    /// How many bytes of the archive are behind us.
+    pub(crate) fn position(&self) -> u64 {
+        self.source.position()
+    }
+
     /// The next piece of the current entry's data, empty at its end. It has to be consumed
     /// before anything else is read.
     pub(crate) fn data(&mut self) -> Result<&[u8], Error> {

@@ -36,6 +36,8 @@ pub(crate) struct Content {
     pub(crate) default: Requirements,
     /// Scopes of transport `docker`; `""` is the transport's default.
     pub(crate) docker: BTreeMap<String, Requirements>,
+    /// Those of the others, by transport.
+    pub(crate) files: BTreeMap<String, BTreeMap<String, Requirements>>,
 }
 
 impl Content {
@@ -43,18 +45,27 @@ impl Content {
         let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let default = requirements(&file.default).map_err(|reason| format!("default: {reason}"))?;
         let mut docker = BTreeMap::new();
+        let mut files: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
         for (transport, scopes) in file.transports {
             for (scope, list) in scopes {
                 let parsed = requirements(&list)
                     .map_err(|reason| format!("transports.{transport}.{scope:?}: {reason}"))?;
-                // The other transports are checked, too, but nothing here comes by them.
                 if transport == "docker" {
                     check_scope(&scope).map_err(|reason| format!("scope {scope:?}: {reason}"))?;
                     docker.insert(scope, parsed);
+                } else {
+                    files
+                        .entry(transport.clone())
+                        .or_default()
+                        .insert(scope, parsed);
                 }
             }
         }
-        Ok(Self { default, docker })
+        Ok(Self {
+            default,
+            docker,
+            files,
+        })
     }
 }
 

@@ -14,4 +14,4 @@ mod policy;
 mod scope;
 
 pub use policy::{Error, Policy, Refused};
-pub use scope::Name;
+pub use scope::{Files, Name};

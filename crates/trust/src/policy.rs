@@ -1,11 +1,12 @@
 //! A loaded policy and its answer.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::file::{Content, POLICY_BYTES, Requirement};
-use crate::scope::Name;
+use crate::file::{Content, POLICY_BYTES, Requirement, Requirements};
+use crate::scope::{Files, Name};
 
 /// A policy could not be loaded. Without one, nothing may run.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +94,26 @@ impl Policy {
     /// # Errors
     /// Why not.
     pub fn check(&self, name: &Name<'_>) -> Result<(), Refused> {
-        let found = name.scopes().into_iter().find_map(|scope| {
-            let requirements = self.content.docker.get(&scope)?;
+        self.ask(name.full(), name.scopes(), Some(&self.content.docker))
+    }
+
+    /// The same for an image in files of the node.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_files(&self, files: &Files<'_>) -> Result<(), Refused> {
+        let scopes = self.content.files.get(files.transport);
+        self.ask(files.full(), files.scopes(), scopes)
+    }
+
+    fn ask(
+        &self,
+        image: String,
+        scopes: Vec<String>,
+        known: Option<&BTreeMap<String, Requirements>>,
+    ) -> Result<(), Refused> {
+        let found = scopes.into_iter().find_map(|scope| {
+            let requirements = known?.get(&scope)?;
             Some((scope, requirements))
         });
         let (scope, requirements) =
@@ -111,7 +130,7 @@ impl Policy {
         match reason {
             None => Ok(()),
             Some(reason) => Err(Refused {
-                image: name.full(),
+                image,
                 scope,
                 reason,
                 path: self.path.clone(),

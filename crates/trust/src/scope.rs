@@ -1,4 +1,4 @@
-//! The scopes of transport `docker` that an image name falls under.
+//! The scopes of a policy that an image falls under: by its name, or by the files that it is in.
 
 /// An image's full name: what a policy's scopes are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,43 @@ impl Name<'_> {
     }
 }
 
+/// An image in files of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Files<'a> {
+    /// The transport, as a policy names it.
+    pub transport: &'a str,
+    /// The directory or archive: absolute, without links.
+    pub path: &'a str,
+    /// Which image of several, where the transport has scopes for that.
+    pub which: Option<&'a str>,
+}
+
+impl Files<'_> {
+    pub(crate) fn full(&self) -> String {
+        let which = self
+            .which
+            .map_or(String::new(), |which| format!(":{which}"));
+        format!("{}:{}{which}", self.transport, self.path)
+    }
+
+    /// All scopes that it falls under, the longest first: the image, its files, each directory
+    /// above them but for the root, and `""`. `docker-archive` has the last alone
+    /// (containers-policy.json(5)).
+    pub(crate) fn scopes(&self) -> Vec<String> {
+        let mut scopes = Vec::new();
+        if self.transport != "docker-archive" {
+            scopes.extend(self.which.map(|which| format!("{}:{which}", self.path)));
+            let mut rest = self.path;
+            while !rest.is_empty() {
+                scopes.push(rest.to_owned());
+                rest = rest.rsplit_once('/').map_or("", |(above, _)| above);
+            }
+        }
+        scopes.push(String::new());
+        scopes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +104,13 @@ mod tests {
                 ""
             ]
         );
+        let files = |transport| Files {
+            transport,
+            path: "/a/b",
+            which: Some("v1"),
+        };
+        assert_eq!(files("oci").scopes(), ["/a/b:v1", "/a/b", "/a", ""]);
+        assert_eq!(files("docker-archive").scopes(), [""]);
         let bare = Name {
             repository: "localhost/app",
             tag: None,

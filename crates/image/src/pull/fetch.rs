@@ -21,14 +21,44 @@ pub(super) struct Fetched {
     pub(super) index: Option<(Digest, Bytes)>,
 }
 
+/// Where manifests and configurations come from. Digests are the caller's to check.
+pub(super) trait Origin: Sync {
+    /// What errors call it.
+    fn name(&self) -> String;
+    /// The digest of the manifest or index that was asked for, where it was asked for by one.
+    fn digest(&self) -> Option<&Digest>;
+    /// The manifest or index with a digest, or the one that was asked for.
+    async fn manifest(&self, digest: Option<&Digest>) -> Result<Bytes>;
+    /// A blob of at most `limit` bytes.
+    async fn small_blob(&self, digest: &Digest, limit: usize) -> Result<Bytes>;
+}
+
+impl Origin for Session {
+    fn name(&self) -> String {
+        self.source().reference.to_string()
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        self.source().reference.digest()
+    }
+
+    async fn manifest(&self, digest: Option<&Digest>) -> Result<Bytes> {
+        let asked = self.source().reference.version();
+        self.manifest(digest.map_or(asked, Digest::as_str)).await
+    }
+
+    async fn small_blob(&self, digest: &Digest, limit: usize) -> Result<Bytes> {
+        self.small_blob(digest, limit).await
+    }
+}
+
 /// Fetches them from a source.
-pub(super) async fn image(session: &Session, here: &Platform) -> Result<Fetched> {
-    let reference = &session.source().reference;
-    let mut version = reference.version().to_owned();
-    let mut expected = reference.digest().cloned();
+pub(super) async fn image(origin: &impl Origin, here: &Platform) -> Result<Fetched> {
+    let reference = origin.name();
+    let mut expected = origin.digest().cloned();
     let mut index = None;
     for _ in 0..=limits::INDEX_DEPTH {
-        let bytes = session.manifest(&version).await?;
+        let bytes = origin.manifest(expected.as_ref()).await?;
         let digest = match expected {
             Some(expected) => {
                 check(&bytes, &expected)?;
@@ -39,7 +69,7 @@ pub(super) async fn image(session: &Session, here: &Platform) -> Result<Fetched>
         let what = || format!("manifest {digest} of {reference}");
         match Document::parse(&bytes).map_err(|reason| Error::bad_manifest(what(), reason))? {
             Document::Image(manifest) => {
-                let config_bytes = config(session, &manifest).await?;
+                let config_bytes = config(origin, &manifest).await?;
                 let (manifest_digest, manifest_bytes) = (digest, bytes);
                 return Ok(Fetched {
                     manifest,
@@ -51,10 +81,9 @@ pub(super) async fn image(session: &Session, here: &Platform) -> Result<Fetched>
             }
             Document::Index(entries) => {
                 let chosen = choose(&entries, here).ok_or_else(|| Error::NotFound {
-                    reference: reference.to_string(),
+                    reference: reference.clone(),
                     detail: format!("no image for {here} in the index"),
                 })?;
-                version = chosen.descriptor.digest.to_string();
                 expected = Some(chosen.descriptor.digest.clone());
                 index.get_or_insert((digest, bytes));
             }
@@ -63,9 +92,9 @@ pub(super) async fn image(session: &Session, here: &Platform) -> Result<Fetched>
     Err(Error::bad_manifest(reference, "indexes nested too deeply"))
 }
 
-async fn config(session: &Session, manifest: &Manifest) -> Result<Bytes> {
+async fn config(origin: &impl Origin, manifest: &Manifest) -> Result<Bytes> {
     let config = &manifest.config;
-    let bytes = session
+    let bytes = origin
         .small_blob(&config.digest, limits::CONFIG_BYTES)
         .await?;
     check(&bytes, &config.digest)?;

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use futures_util::future::{Either, join3, ready};
 use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, UnpackLimits};
 use tokio::task::JoinHandle;
 
@@ -12,11 +13,21 @@ use crate::blob::{self, PieceReader};
 use crate::client::Session;
 use crate::decompress;
 use crate::error::{Error, Result, chain};
+use crate::local::{Bundle, Counted};
 use crate::manifest::Descriptor;
 use crate::pipe::{self, Stopped};
 use crate::progress::{LayerState, LayerTracker, Tracker};
 
 type Wanted = Vec<(Descriptor, Digest)>;
+
+/// Where blobs come from.
+#[derive(Clone)]
+pub(super) enum Blobs {
+    /// Registries, the best first.
+    Registry(Vec<Arc<Session>>),
+    /// Files of the node.
+    Local(Arc<Bundle>),
+}
 
 /// A layer that is unpacked, and how its blob was compressed.
 type Unpacked = (StagedLayer, Compression);
@@ -26,7 +37,7 @@ impl Puller {
     pub(super) async fn fetch_layers(
         &self,
         wanted: Wanted,
-        sessions: Vec<Arc<Session>>,
+        blobs: Blobs,
         tracker: &Arc<Tracker>,
     ) -> Result<Option<LayerId>> {
         let trackers = tracker.set_layers(wanted.iter().map(|(blob, _)| (&blob.digest, blob.size)));
@@ -39,7 +50,7 @@ impl Puller {
             } else {
                 fetching
                     .0
-                    .push_back(self.start(descriptor.clone(), sessions.clone(), tracker));
+                    .push_back(self.start(descriptor.clone(), blobs.clone(), tracker));
             }
         }
         for (at, (descriptor, diff_id)) in wanted.into_iter().enumerate().skip(present) {
@@ -83,7 +94,7 @@ impl Puller {
     fn start(
         &self,
         descriptor: Descriptor,
-        sessions: Vec<Arc<Session>>,
+        blobs: Blobs,
         tracker: Arc<LayerTracker>,
     ) -> JoinHandle<Result<Unpacked>> {
         let stage = Stage {
@@ -101,7 +112,7 @@ impl Puller {
                 .await
                 .map_err(|_| Error::Interrupted)?;
             tracker.set(LayerState::Fetching);
-            let unpacked = stage.run(descriptor, sessions, &tracker).await?;
+            let unpacked = stage.run(descriptor, blobs, &tracker).await?;
             tracker.set(LayerState::Unpacked);
             Ok(unpacked)
         })
@@ -130,7 +141,7 @@ impl Drop for Fetching {
     }
 }
 
-/// What one layer needs: network → channel → inflating thread → pipe → unpacking thread.
+/// What one layer needs: network → channel (or file) → inflating thread → pipe → unpacking thread.
 struct Stage {
     store: Store,
     limits: UnpackLimits,
@@ -143,18 +154,29 @@ impl Stage {
     async fn run(
         self,
         descriptor: Descriptor,
-        sessions: Vec<Arc<Session>>,
-        tracker: &LayerTracker,
+        blobs: Blobs,
+        tracker: &Arc<LayerTracker>,
     ) -> Result<Unpacked> {
         let digest = descriptor.digest.clone();
-        let (pieces, compressed) = blob::channel(&digest);
+        let (compressed, downloading) = match &blobs {
+            Blobs::Registry(sessions) => {
+                let (pieces, compressed) = blob::channel(&digest);
+                let downloading = download::blob(sessions, &descriptor, self.pace, pieces, tracker);
+                (compressed, Either::Left(downloading))
+            }
+            Blobs::Local(bundle) => {
+                let counted = Counted::new(bundle.blob(&digest)?, Arc::clone(tracker));
+                (
+                    blob::of_file(counted, &digest),
+                    Either::Right(ready(Ok(()))),
+                )
+            }
+        };
         let (writer, plain) = pipe::pipe();
         let inflating = self.inflate.run(move || inflate(compressed, writer));
         let (store, limits) = (self.store, self.limits);
         let unpacking = self.unpack.run(move || store.unpack(plain, limits));
-        let downloading = download::blob(&sessions, &descriptor, self.pace, pieces, tracker);
-        let (downloaded, inflated, unpacked) =
-            futures_util::future::join3(downloading, inflating, unpacking).await;
+        let (downloaded, inflated, unpacked) = join3(downloading, inflating, unpacking).await;
         // What failed first made the others fail: the network, then the decoder, unless that
         // only says that nobody reads on.
         downloaded?;

@@ -22,6 +22,7 @@ mod registry;
 mod authentication;
 mod content;
 mod fake;
+mod loading;
 mod memory;
 mod network;
 mod pulling;

@@ -18,8 +18,21 @@ pub struct Member {
     pub regular: bool,
     /// Whether it is a directory.
     pub directory: bool,
+    /// What it is a link to, as it is written: a hard link's is a member's path.
+    pub link: Option<Link>,
     /// Bytes of data.
     pub size: u64,
+    /// Where its data begins in the archive, in bytes.
+    pub offset: u64,
+}
+
+/// Where a link leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// To another member, by its path from the archive's root.
+    Hard(Vec<u8>),
+    /// To a path that is relative to the link's directory, or absolute.
+    Symbolic(Vec<u8>),
 }
 
 impl<R> std::fmt::Debug for ArchiveReader<R> {
@@ -56,7 +69,13 @@ impl<R: Read> ArchiveReader<R> {
                 path: path.bytes().to_vec(),
                 regular: entry.kind == Kind::Regular,
                 directory: entry.kind == Kind::Directory,
+                link: match entry.kind {
+                    Kind::HardLink => Some(Link::Hard(entry.link)),
+                    Kind::Symlink => Some(Link::Symbolic(entry.link)),
+                    _ => None,
+                },
                 size: entry.data,
+                offset: self.0.position(),
             }));
         }
     }

@@ -41,6 +41,11 @@ impl<R: Read> Source<R> {
         Ok(&self.buffer[self.start..self.end])
     }
 
+    /// How many bytes were consumed.
+    pub(crate) fn position(&self) -> u64 {
+        self.total - (self.end - self.start) as u64
+    }
+
     pub(crate) fn consume(&mut self, bytes: usize) {
         self.start = (self.start + bytes).min(self.end);
     }

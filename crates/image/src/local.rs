@@ -1,0 +1,156 @@
+//! Images that are files of the node: `oci:`, `oci-archive:`, `docker-archive:` and `dir:`, as
+//! containers-transports(5) names them. For preloading, never for what a pod names: a reference of a
+//! pod must not make the daemon read the node's files.
+//!
+//! A bundle is one image in such files. It answers as a registry does, by manifest and blob, so
+//! that all that follows (digests, platforms, policies, layers) is the same as for a pull.
+
+mod directory;
+mod docker;
+mod layout;
+mod location;
+mod tree;
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use storage::{Digest, UnpackLimits};
+
+pub use self::location::{Location, Transport};
+use self::tree::Tree;
+use crate::error::Result;
+use crate::reference::Reference;
+
+/// An image in files of the node.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    location: Location,
+    tree: Tree,
+    content: Content,
+    /// The names that it gives itself.
+    pub(crate) names: Vec<Reference>,
+}
+
+/// Where the parts of an image are in a [`Tree`].
+#[derive(Debug)]
+struct Content {
+    /// The manifest or index to begin with.
+    first: Bytes,
+    /// The path of a blob or of a further manifest by its digest.
+    blobs: Blobs,
+}
+
+/// How blobs are named.
+#[derive(Debug)]
+enum Blobs {
+    /// `blobs/ALGORITHM/HEX` (image-layout.md of the OCI image specification).
+    Layout,
+    /// `HEX`, and `HEX.manifest.json` for a manifest.
+    Flat,
+    /// As the archive's own list says.
+    Listed(HashMap<Digest, String>),
+}
+
+impl Bundle {
+    /// Opens it and finds the image; blocks. `temporary` is where an archive that is compressed is
+    /// laid out, without a name.
+    ///
+    /// # Errors
+    /// [`crate::Error::Local`]: a file is missing or not what the transport says.
+    pub(crate) fn open(
+        location: &Location,
+        limits: UnpackLimits,
+        temporary: &std::path::Path,
+    ) -> Result<Self> {
+        let tree = match location.transport {
+            Transport::Oci | Transport::Dir => Tree::directory(&location.path),
+            Transport::OciArchive | Transport::DockerArchive => {
+                Tree::archive(&location.path, limits, temporary)
+            }
+        };
+        let found = tree.and_then(|tree| {
+            let (content, names) = match location.transport {
+                Transport::Oci | Transport::OciArchive => layout::find(&tree, location)?,
+                Transport::DockerArchive => docker::find(&tree, location)?,
+                Transport::Dir => directory::find(&tree)?,
+            };
+            Ok((tree, content, names))
+        });
+        let (tree, content, names) = found.map_err(|reason| location.error(reason))?;
+        let names = names.iter().filter_map(|name| name.parse().ok()).collect();
+        Ok(Self {
+            location: location.clone(),
+            tree,
+            content,
+            names,
+        })
+    }
+
+    pub(crate) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The manifest or index with that digest; without one, that which stands for the image.
+    pub(crate) fn manifest(&self, digest: Option<&Digest>, limit: usize) -> Result<Bytes> {
+        let Some(digest) = digest else {
+            return Ok(self.content.first.clone());
+        };
+        let path = match self.content.blobs {
+            Blobs::Flat => format!("{}.manifest.json", digest.hex()),
+            _ => self.path(digest)?,
+        };
+        self.bytes(&path, limit)
+    }
+
+    /// A small blob.
+    pub(crate) fn small_blob(&self, digest: &Digest, limit: usize) -> Result<Bytes> {
+        self.bytes(&self.path(digest)?, limit)
+    }
+
+    /// A blob, to be read from its beginning.
+    pub(crate) fn blob(&self, digest: &Digest) -> Result<impl Read + Send + use<>> {
+        let path = self.path(digest)?;
+        self.tree
+            .open(&path)
+            .map_err(|reason| self.location.error(format!("{path}: {reason}")))
+    }
+
+    fn bytes(&self, path: &str, limit: usize) -> Result<Bytes> {
+        self.tree
+            .bytes(path, limit)
+            .map_err(|reason| self.location.error(reason))
+    }
+
+    fn path(&self, digest: &Digest) -> Result<String> {
+        match &self.content.blobs {
+            Blobs::Layout => Ok(layout::blob(digest)),
+            Blobs::Flat => Ok(digest.hex().to_owned()),
+            Blobs::Listed(paths) => paths.get(digest).cloned().ok_or_else(|| {
+                self.location
+                    .error(format!("it has no blob of the digest {digest}"))
+            }),
+        }
+    }
+}
+
+/// A reader that tells how far it got.
+pub(crate) struct Counted<R> {
+    inner: R,
+    tracker: Arc<crate::progress::LayerTracker>,
+}
+
+impl<R> Counted<R> {
+    pub(crate) fn new(inner: R, tracker: Arc<crate::progress::LayerTracker>) -> Self {
+        Self { inner, tracker }
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.inner.read(into)?;
+        self.tracker.add(length as u64);
+        Ok(length)
+    }
+}
