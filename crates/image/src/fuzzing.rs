@@ -1,7 +1,9 @@
 //! What the fuzz targets do with this crate's decoders: each function takes any bytes and fails
 //! where a decoder breaks a promise.
 
-use std::io::{self, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use crate::credentials::{Credentials, find};
 use crate::decompress;
 use crate::image::OciConfig;
 use crate::limits;
+use crate::local::{Bundle, Location, Transport};
 use crate::manifest::{Descriptor, Document, OCI_INDEX, OCI_MANIFEST};
 use crate::reference::{ImageName, Reference};
 use crate::registries::Registries;
@@ -194,6 +197,54 @@ pub fn registries(bytes: &[u8]) {
             for source in &sources {
                 assert_eq!(source.reference.tag(), reference.tag());
                 assert_eq!(source.reference.digest(), reference.digest());
+            }
+        }
+    }
+}
+
+/// Archives that hold images: what is found stands in the archive with the digest that it is called
+/// by, and nothing else of the node is read.
+pub fn bundle(bytes: &[u8]) {
+    let file = rustix::fs::memfd_create("bundle", rustix::fs::MemfdFlags::CLOEXEC);
+    let mut file = File::from(file.expect("a file in memory"));
+    file.write_all(bytes).expect("room for it");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let limits = storage::UnpackLimits {
+        bytes: PLAIN_BYTES,
+        ..storage::UnpackLimits::default()
+    };
+    for transport in [Transport::DockerArchive, Transport::OciArchive] {
+        let location = Location {
+            transport,
+            path: path.clone().into(),
+            which: None,
+        };
+        let Ok(bundle) = Bundle::open(&location, limits, &std::env::temp_dir()) else {
+            continue;
+        };
+        let first = bundle.manifest(None, limits::MANIFEST_BYTES);
+        let first = first.expect("it was found");
+        assert!(first.len() <= limits::MANIFEST_BYTES);
+        let Ok(Document::Image(manifest)) = Document::parse(&first) else {
+            assert_eq!(transport, Transport::OciArchive, "ours is good");
+            continue;
+        };
+        let wanted = manifest.layers.iter().chain([&manifest.config]);
+        for Descriptor { digest, size, .. } in wanted {
+            let blob = match bundle.blob(digest) {
+                Ok(blob) => blob,
+                Err(_) if transport == Transport::OciArchive => continue,
+                Err(error) => panic!("{digest} was listed: {error}"),
+            };
+            let mut content = Vec::new();
+            let read = blob.take(PLAIN_BYTES + 1).read_to_end(&mut content);
+            let read = read.expect("its place is within the archive");
+            assert!(read as u64 <= PLAIN_BYTES);
+            if transport == Transport::DockerArchive {
+                assert_eq!(
+                    (storage::Digest::of(&content), read as u64),
+                    (digest.clone(), *size)
+                );
             }
         }
     }
