@@ -85,6 +85,11 @@ impl PieceSender {
         self.0.send(Some(piece)).await.map_err(|_| ReaderGone)
     }
 
+    /// Whether the reader has taken all that was sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.capacity() == self.0.max_capacity()
+    }
+
     /// Says that the blob is complete.
     pub(crate) async fn end(self) -> Result<(), ReaderGone> {
         self.0.send(None).await.map_err(|_| ReaderGone)

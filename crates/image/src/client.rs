@@ -28,7 +28,7 @@ mod transport;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use challenge::fuzzed as challenges;
-pub(crate) use session::Session;
+pub(crate) use session::{BlobBody, Session};
 use transport::Transport;
 
 /// What all sessions share: connections, certificates, times. Clones share it.

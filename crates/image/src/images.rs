@@ -17,7 +17,7 @@ use crate::inflight::{Inflight, Key};
 use crate::manifest::Document;
 use crate::options::Options;
 use crate::progress::PullProgress;
-use crate::pull::{LoadRequest, Loaded, PullRequest, Puller};
+use crate::pull::{Downloads, LoadRequest, Loaded, PullRequest, Puller};
 use crate::reference::Reference;
 
 mod find;
@@ -66,6 +66,7 @@ impl Images {
             unpack: Pool::new("image-unpack", layers),
             inflate: Pool::new("image-inflate", layers),
             layers: Arc::new(Semaphore::new(layers)),
+            downloads: Downloads::of(&options),
             options,
         };
         Self(Arc::new(Shared {

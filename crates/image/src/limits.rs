@@ -16,6 +16,12 @@ pub const REDIRECTS: usize = 10;
 pub const REPEATS: u32 = 4;
 /// Times that a blob's download is resumed without a byte in between (ours).
 pub const FRUITLESS_RESUMES: u32 = 4;
+/// Bytes of one part of a blob that is fetched ahead of its turn (ours).
+pub const STRETCH_BYTES: u64 = 4 << 20;
+/// Such parts in memory, over all pulls (ours: 32 MiB).
+pub const STRETCHES_AHEAD: usize = 8;
+/// Such parts of one blob, each with a connection of its own (ours; registries count them).
+pub const CONNECTIONS_AHEAD: usize = 3;
 /// Layers of one image (the kernel's limit of overlay lowers is 500).
 pub const LAYERS: usize = 500;
 /// Manifests of one index (ours).

@@ -24,6 +24,7 @@ mod fetch;
 mod layers;
 mod load;
 
+pub(crate) use download::Downloads;
 use fetch::Fetched;
 use layers::Blobs;
 pub use load::{LoadRequest, Loaded};
@@ -52,6 +53,7 @@ pub(crate) struct Puller {
     pub(crate) unpack: Pool,
     pub(crate) inflate: Pool,
     pub(crate) layers: Arc<Semaphore>,
+    pub(crate) downloads: Downloads,
 }
 
 /// What the node's files say about a request.

@@ -84,11 +84,21 @@ impl Session {
         self.client.body(&url, response, limit).await
     }
 
-    /// Begins to fetch a blob from an offset.
-    pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobBody> {
+    /// Begins to fetch a blob from an offset, up to `end` or to its own end.
+    pub(crate) async fn blob(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        end: Option<u64>,
+    ) -> Result<BlobBody> {
         let mut headers = HeaderMap::new();
-        if offset > 0 {
-            headers.extend(header(RANGE, &format!("bytes={offset}-")));
+        match end {
+            Some(end) => {
+                let last = end.saturating_sub(1);
+                headers.extend(header(RANGE, &format!("bytes={offset}-{last}")));
+            }
+            None if offset > 0 => headers.extend(header(RANGE, &format!("bytes={offset}-"))),
+            None => {}
         }
         let (url, response) = self.get(&format!("blobs/{digest}"), headers).await?;
         let skip = match response.status() {

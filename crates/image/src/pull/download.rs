@@ -1,153 +1,236 @@
 //! One blob from the network: with a watchdog, resumed where it was cut, at the next source if
-//! need be.
+//! need be. A large one comes over several connections at once where one alone is slower than what
+//! becomes of its bytes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{Buf, Bytes};
-use http_body_util::BodyExt;
-use tokio::time::timeout;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
 use crate::blob::PieceSender;
 use crate::client::Session;
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::manifest::Descriptor;
 use crate::options::Options;
 use crate::progress::LayerTracker;
 
-/// How slow a connection may be.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    window: Duration,
-    minimum_rate: u64,
-}
+mod connection;
 
-impl Pace {
-    pub(super) fn of(options: &Options) -> Self {
-        Self {
-            window: options.pull_progress_timeout,
-            minimum_rate: options.minimum_rate,
-        }
-    }
-}
+use connection::{Connection, Cut, Pace};
 
-/// Why one connection gave no more.
-enum Cut {
-    /// Try again from where it was.
-    Resume(Error),
-    /// No use.
-    Fatal(Error),
-    /// The decoding side failed and says why itself.
-    Unread,
-}
-
-/// Fetches a blob and passes it on. Its digest is the reader's to check; its size is checked
-/// here, as soon as it is exceeded.
-pub(super) async fn blob(
-    sessions: &[Arc<Session>],
-    descriptor: &Descriptor,
+/// How blobs are fetched. Clones share the memory that may be read ahead into.
+#[derive(Clone, Debug)]
+pub(crate) struct Downloads {
     pace: Pace,
-    pieces: PieceSender,
-    tracker: &LayerTracker,
-) -> Result<()> {
-    let mut transfer = Transfer {
-        descriptor,
-        pace,
-        pieces,
-        tracker,
-        offset: 0,
-    };
-    let mut fruitless = 0;
-    for session in sessions.iter().cycle() {
-        let before = transfer.offset;
-        let error = match transfer.from(session).await {
-            Ok(()) => {
-                // Whoever does not listen any more has failed, and says so.
-                let _gone = transfer.pieces.end().await;
-                return Ok(());
-            }
-            Err(Cut::Unread) => return Ok(()),
-            Err(Cut::Fatal(error)) => return Err(error),
-            Err(Cut::Resume(error)) => error,
-        };
-        fruitless = if transfer.offset > before {
-            0
-        } else {
-            fruitless + 1
-        };
-        if fruitless >= limits::FRUITLESS_RESUMES {
-            return Err(error);
+    ahead: Arc<Semaphore>,
+}
+
+impl Downloads {
+    pub(crate) fn of(options: &Options) -> Self {
+        Self {
+            pace: Pace::of(options),
+            ahead: Arc::new(Semaphore::new(limits::STRETCHES_AHEAD)),
         }
-        tracing::debug!(blob = %descriptor.digest, offset = transfer.offset, %error, "resuming");
     }
-    Err(Error::Interrupted)
+
+    /// Fetches a blob and passes it on. Its digest is the reader's to check; its size is checked
+    /// here, as soon as it is exceeded.
+    pub(super) async fn blob(
+        &self,
+        sessions: &[Arc<Session>],
+        descriptor: &Descriptor,
+        pieces: PieceSender,
+        tracker: &LayerTracker,
+    ) -> Result<()> {
+        let mut transfer = Transfer {
+            downloads: self,
+            descriptor,
+            pieces,
+            tracker,
+            offset: 0,
+            ahead: VecDeque::new(),
+            whole: Arc::default(),
+        };
+        let mut fruitless = 0;
+        for session in sessions.iter().cycle() {
+            let before = transfer.offset;
+            let error = match transfer.from(session).await {
+                Ok(()) => {
+                    // Whoever does not listen any more has failed, and says so.
+                    let _gone = transfer.pieces.end().await;
+                    return Ok(());
+                }
+                Err(Cut::Unread) => return Ok(()),
+                Err(Cut::Fatal(error)) => return Err(error),
+                Err(Cut::Resume(error)) => error,
+            };
+            fruitless = if transfer.offset > before {
+                0
+            } else {
+                fruitless + 1
+            };
+            if fruitless >= limits::FRUITLESS_RESUMES {
+                return Err(error);
+            }
+            let offset = transfer.offset;
+            tracing::debug!(blob = %descriptor.digest, offset, %error, "resuming");
+        }
+        Err(Error::Interrupted)
+    }
 }
 
 struct Transfer<'a> {
+    downloads: &'a Downloads,
     descriptor: &'a Descriptor,
-    pace: Pace,
     pieces: PieceSender,
     tracker: &'a LayerTracker,
+    /// What comes next.
     offset: u64,
+    /// What is fetched meanwhile, the first first, without gaps.
+    ahead: VecDeque<Stretch>,
+    /// The registry was seen to know no ranges.
+    whole: Arc<AtomicBool>,
+}
+
+/// A part of a blob that is fetched before its turn.
+struct Stretch {
+    start: u64,
+    end: u64,
+    /// `None` if it failed: it is then fetched in its turn, which says why.
+    fetching: JoinHandle<Option<Vec<Bytes>>>,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl Drop for Stretch {
+    fn drop(&mut self) {
+        self.fetching.abort();
+    }
 }
 
 impl Transfer<'_> {
-    /// Fetches what is left over one connection.
-    async fn from(&mut self, session: &Session) -> Result<(), Cut> {
-        if self.offset == self.descriptor.size && self.offset > 0 {
-            return Ok(());
-        }
-        let opened = session.blob(&self.descriptor.digest, self.offset).await;
-        let mut opened = opened.map_err(|error| match error {
-            Error::RegistryUnavailable { .. } => Cut::Resume(error),
-            // It may be at the next source; if it is nowhere, that is found soon.
-            Error::NotFound { .. } | Error::Unauthorized { .. } | Error::Registry { .. } => {
-                Cut::Resume(error)
-            }
-            other => Cut::Fatal(other),
-        })?;
-        let host = session.source().reference.host();
-        let cut = |detail: String| {
-            let registry = host.to_owned();
-            let detail = format!("blob {}: {detail}", self.descriptor.digest);
-            Cut::Resume(Error::RegistryUnavailable { registry, detail })
-        };
-        let mut watch = Watch::new(self.pace);
+    /// Fetches what is left from one source.
+    async fn from(&mut self, session: &Arc<Session>) -> Result<(), Cut> {
         loop {
-            let waiting = Instant::now();
-            let frame = match watch.limit() {
-                Some(limit) => timeout(limit, opened.body.frame())
-                    .await
-                    .map_err(|_| cut(format!("no progress for {:?}", self.pace.window)))?,
-                None => opened.body.frame().await,
-            };
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|error| cut(chain(&error)))?;
-            let Ok(mut data) = frame.into_data() else {
-                continue;
-            };
-            if !watch.saw(data.len() as u64, waiting.elapsed()) {
-                return Err(cut(format!(
-                    "slower than {} bytes per second",
-                    self.pace.minimum_rate
-                )));
+            if self
+                .ahead
+                .front()
+                .is_some_and(|next| next.start == self.offset)
+            {
+                self.pass_stretch().await?;
+            } else {
+                self.connect(session).await?;
             }
-            skip(&mut data, &mut opened.skip);
-            if data.is_empty() {
-                continue;
+            if self.offset == self.descriptor.size {
+                return Ok(());
             }
-            self.offset += data.len() as u64;
-            if self.offset > self.descriptor.size {
-                return Err(Cut::Fatal(self.wrong_size("more")));
-            }
-            self.tracker.add(data.len() as u64);
-            self.pieces.send(data).await.map_err(|_| Cut::Unread)?;
         }
-        if self.offset < self.descriptor.size {
+    }
+
+    /// Where the part ends that nobody fetches ahead.
+    fn end(&self) -> u64 {
+        self.ahead
+            .front()
+            .map_or(self.descriptor.size, |next| next.start)
+    }
+
+    /// Fetches that part over one connection, and passes it on as it comes.
+    async fn connect(&mut self, session: &Arc<Session>) -> Result<(), Cut> {
+        let asked = self.end();
+        let mut connection = Connection::open(
+            session,
+            self.descriptor,
+            self.offset..asked,
+            self.downloads.pace,
+        )
+        .await?;
+        if connection.ignores_ranges() {
+            self.whole.store(true, Ordering::Relaxed);
+        }
+        while let Some(mut data) = connection.next().await? {
+            if self.whole.load(Ordering::Relaxed) {
+                self.ahead.clear();
+            }
+            // It moves nearer while others start ahead of us.
+            let left = self.end() - self.offset;
+            let unasked = data.len() as u64 > left;
+            if unasked {
+                if self.end() == self.descriptor.size {
+                    self.offset += data.len() as u64;
+                    return Err(Cut::Fatal(self.wrong_size("more")));
+                }
+                data.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            }
+            if !data.is_empty() {
+                self.pass(data).await?;
+            }
+            self.look_ahead(session);
+            if self.offset == self.end() && (unasked || self.end() < asked) {
+                return Ok(());
+            }
+        }
+        if self.offset < self.end() {
             return Err(Cut::Resume(self.wrong_size("only")));
         }
         Ok(())
+    }
+
+    async fn pass(&mut self, data: Bytes) -> Result<(), Cut> {
+        let length = data.len() as u64;
+        self.pieces.send(data).await.map_err(|_| Cut::Unread)?;
+        self.offset += length;
+        self.tracker.add(length);
+        Ok(())
+    }
+
+    /// Passes on what was fetched ahead. Nothing, if that failed.
+    async fn pass_stretch(&mut self) -> Result<(), Cut> {
+        let Some(mut next) = self.ahead.pop_front() else {
+            return Ok(());
+        };
+        let fetched = (&mut next.fetching).await;
+        for data in fetched.ok().flatten().into_iter().flatten() {
+            self.pass(data).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts further connections while the decoder has nothing to do and memory is left.
+    fn look_ahead(&mut self, session: &Arc<Session>) {
+        let size = self.descriptor.size;
+        while self.pieces.is_empty()
+            && self.ahead.len() < limits::CONNECTIONS_AHEAD
+            && !self.whole.load(Ordering::Relaxed)
+        {
+            let start = match self.ahead.back() {
+                Some(last) => last.end,
+                None => self.offset + limits::STRETCH_BYTES,
+            };
+            if start >= size {
+                return;
+            }
+            let Ok(memory) = Arc::clone(&self.downloads.ahead).try_acquire_owned() else {
+                return;
+            };
+            let end = size.min(start + limits::STRETCH_BYTES);
+            let fetching = stretch(
+                Arc::clone(session),
+                self.descriptor.clone(),
+                start..end,
+                self.downloads.pace,
+                Arc::clone(&self.whole),
+            );
+            self.ahead.push_back(Stretch {
+                start,
+                end,
+                // Its `Stretch` aborts it.
+                fetching: tokio::spawn(fetching),
+                _memory: memory,
+            });
+        }
     }
 
     fn wrong_size(&self, how: &str) -> Error {
@@ -162,65 +245,26 @@ impl Transfer<'_> {
     }
 }
 
-/// Drops what the registry sent again.
-fn skip(data: &mut Bytes, left: &mut u64) {
-    let length = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
-    data.advance(length);
-    *left -= length as u64;
-}
-
-/// Counts only the time that the network is waited for: a slow disk is not its fault.
-struct Watch {
+/// Fetches a part into memory.
+async fn stretch(
+    session: Arc<Session>,
+    descriptor: Descriptor,
+    range: std::ops::Range<u64>,
     pace: Pace,
-    waited: Duration,
-    bytes: u64,
-}
-
-impl Watch {
-    fn new(pace: Pace) -> Self {
-        Self {
-            pace,
-            waited: Duration::ZERO,
-            bytes: 0,
-        }
+    whole: Arc<AtomicBool>,
+) -> Option<Vec<Bytes>> {
+    let mut left = range.end - range.start;
+    let mut connection = Connection::open(&session, &descriptor, range, pace)
+        .await
+        .ok()?;
+    if connection.ignores_ranges() {
+        whole.store(true, Ordering::Relaxed);
+        return None;
     }
-
-    fn limit(&self) -> Option<Duration> {
-        (!self.pace.window.is_zero()).then_some(self.pace.window)
+    let mut fetched = Vec::new();
+    while let Some(data) = connection.next().await.ok()? {
+        left = left.checked_sub(data.len() as u64)?;
+        fetched.push(data);
     }
-
-    /// Counts a frame; `false` if the last window was too slow.
-    fn saw(&mut self, bytes: u64, waited: Duration) -> bool {
-        self.bytes += bytes;
-        self.waited += waited;
-        if self.pace.window.is_zero() || self.waited < self.pace.window {
-            return true;
-        }
-        let enough = self.bytes >= self.pace.minimum_rate.saturating_mul(self.waited.as_secs());
-        (self.waited, self.bytes) = (Duration::ZERO, 0);
-        enough
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trickle_is_too_slow_and_a_wait_for_the_disk_is_not() {
-        let pace = Pace {
-            window: Duration::from_secs(10),
-            minimum_rate: 100,
-        };
-        let mut trickle = Watch::new(pace);
-        let fast_enough = (0..30).all(|_| trickle.saw(10, Duration::from_secs(1)));
-        assert!(!fast_enough);
-        let mut steady = Watch::new(pace);
-        assert!((0..30).all(|_| steady.saw(200, Duration::from_secs(1))));
-        let mut off = Watch::new(Pace {
-            window: Duration::ZERO,
-            minimum_rate: 100,
-        });
-        assert!((0..30).all(|_| off.saw(0, Duration::from_secs(100))));
-    }
+    (left == 0).then_some(fetched)
 }

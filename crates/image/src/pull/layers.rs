@@ -8,7 +8,8 @@ use futures_util::future::{Either, join3, ready};
 use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, UnpackLimits};
 use tokio::task::JoinHandle;
 
-use super::{Puller, download, fault};
+use super::download::Downloads;
+use super::{Puller, fault};
 use crate::blob::{self, PieceReader};
 use crate::client::Session;
 use crate::decompress;
@@ -100,7 +101,7 @@ impl Puller {
         let stage = Stage {
             store: self.store.clone(),
             limits: self.options.unpack_limits,
-            pace: download::Pace::of(&self.options),
+            downloads: self.downloads.clone(),
             unpack: self.unpack.clone(),
             inflate: self.inflate.clone(),
         };
@@ -145,7 +146,7 @@ impl Drop for Fetching {
 struct Stage {
     store: Store,
     limits: UnpackLimits,
-    pace: download::Pace,
+    downloads: Downloads,
     unpack: sys::pool::Pool,
     inflate: sys::pool::Pool,
 }
@@ -161,7 +162,8 @@ impl Stage {
         let (compressed, downloading) = match &blobs {
             Blobs::Registry(sessions) => {
                 let (pieces, compressed) = blob::channel(&digest);
-                let downloading = download::blob(sessions, &descriptor, self.pace, pieces, tracker);
+                let downloads = &self.downloads;
+                let downloading = downloads.blob(sessions, &descriptor, pieces, tracker);
                 (compressed, Either::Left(downloading))
             }
             Blobs::Local(bundle) => {

@@ -36,6 +36,8 @@ pub(crate) enum Reply {
     Cut(u16, Vec<(&'static str, String)>, Vec<u8>, usize),
     /// As much of a body of that length, then nothing for ever.
     Stall(Vec<u8>, usize),
+    /// As [`Reply::Full`], at some ten megabytes per second.
+    Slow(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// A body that never ends.
     Endless,
     /// Not even headers.
@@ -189,6 +191,20 @@ fn answer(stream: &mut TcpStream, reply: Reply, over: &AtomicBool) -> Option<()>
                 .write_all(head(status, &headers, body.len()).as_bytes())
                 .ok()?;
             stream.write_all(&body).ok()
+        }
+        Reply::Slow(status, headers, body) => {
+            stream
+                .write_all(head(status, &headers, body.len()).as_bytes())
+                .ok()?;
+            for piece in body.chunks(32 << 10) {
+                stream.write_all(piece).ok()?;
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "a slow network is what is tested"
+                )]
+                thread::sleep(Duration::from_millis(3));
+            }
+            Some(())
         }
         Reply::Cut(status, headers, body, length) => {
             stream

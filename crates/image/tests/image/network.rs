@@ -179,3 +179,101 @@ async fn a_busy_registry_is_asked_again_later_but_not_for_ever() {
     );
     assert_eq!(registry.asked().len(), 5);
 }
+
+/// 24 MB that no compression makes smaller.
+fn large() -> MadeImage {
+    let mut state = 88_172_645_463_325_252_u64;
+    let content: Vec<u8> = (0..3 << 20)
+        .flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .collect();
+    let maker = ImageMaker::new().layer(&[Entry::file("a", 0o644, content)]);
+    maker.compression(Compression::None).build()
+}
+
+/// First and last byte that are asked for.
+fn range(asked: &Asked) -> Option<(usize, Option<usize>)> {
+    let (first, last) = asked
+        .header("range")?
+        .strip_prefix("bytes=")?
+        .split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()))
+}
+
+/// Pulls the large image over a slow network from a registry that answers ranges by `answer`;
+/// returns the requests for its layer.
+async fn pull_slowly(
+    answer: impl Fn(&[u8], usize, usize) -> Reply + Send + Sync + 'static,
+) -> Vec<Asked> {
+    let made = large();
+    let served = made.clone();
+    let registry = Fake::start(move |asked| {
+        if !is_layer(asked, &served) {
+            return fake::image(&served, asked);
+        }
+        let bytes = served.layers()[0].bytes();
+        match range(asked) {
+            None => Reply::Slow(200, vec![], bytes.to_vec()),
+            Some((first, last)) => answer(bytes, first, last.map_or(bytes.len(), |last| last + 1)),
+        }
+    });
+    let node = Node::new(&registry.conf());
+    let id = node.pull(&registry.reference("app:1")).await.unwrap();
+    assert_eq!(id.as_str(), made.id());
+    let stored = node.store.images().unwrap();
+    let layer = stored[0].top_layer.clone().unwrap();
+    assert!(node.store.check_layer(&layer).unwrap().is_none());
+    let asked = registry.asked().into_iter();
+    asked.filter(|asked| is_layer(asked, &made)).collect()
+}
+
+fn part(bytes: &[u8], first: usize, end: usize) -> Reply {
+    let range = format!("bytes {first}-{}/{}", end - 1, bytes.len());
+    Reply::Slow(
+        206,
+        vec![("Content-Range", range)],
+        bytes[first..end].to_vec(),
+    )
+}
+
+#[tokio::test]
+async fn a_large_blob_comes_over_several_connections_where_one_is_slow() {
+    let asked = pull_slowly(part).await;
+    let mut ranges: Vec<_> = asked.iter().filter_map(range).collect();
+    assert!(ranges.len() >= 3, "{ranges:?}");
+    ranges.sort_unstable();
+    // None twice, and none over another.
+    for pair in ranges.windows(2) {
+        assert!(pair[0].1.is_none_or(|last| last < pair[1].0), "{ranges:?}");
+    }
+}
+
+#[tokio::test]
+async fn ranges_that_a_registry_ignores_or_refuses_cost_little() {
+    let ignored = pull_slowly(|bytes, _, _| Reply::Slow(200, vec![], bytes.to_vec())).await;
+    assert!(ignored.len() <= 5, "{} requests", ignored.len());
+    // What failed ahead is asked for in its turn.
+    let refused = AtomicUsize::new(0);
+    let asked = pull_slowly(move |bytes, first, end| {
+        if refused.fetch_add(1, Ordering::SeqCst) < 3 {
+            return Reply::status(404);
+        }
+        part(bytes, first, end)
+    })
+    .await;
+    assert!(asked.len() > 4, "{} requests", asked.len());
+    // One that ends too early is as good as none.
+    pull_slowly(|bytes, first, end| match end - first {
+        many if many > 1 << 20 && first > 20 << 20 => {
+            let range = format!("bytes {first}-{}/{}", end - 1, bytes.len());
+            let half = bytes[first..first + many / 2].to_vec();
+            Reply::Cut(206, vec![("Content-Range", range)], half, many)
+        }
+        _ => part(bytes, first, end),
+    })
+    .await;
+}
