@@ -1,5 +1,6 @@
 //! The daemon: command line, start-up order, signals. How anything is done is elsewhere.
 
+mod commands;
 mod inspect;
 mod logging;
 mod markers;
@@ -23,8 +24,12 @@ const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
-    match start(&matches) {
-        Ok(()) => ExitCode::SUCCESS,
+    let result = match matches.subcommand() {
+        Some((name, own)) => sub_command(name, own, &matches),
+        None => start(&matches).map(|()| ExitCode::SUCCESS),
+    };
+    match result {
+        Ok(code) => code,
         Err(error) => {
             // Logging may not be there yet: a start that fails is told where it was started.
             #[expect(
@@ -122,15 +127,33 @@ fn command() -> Command {
                 .help("what sets the rules of host ports; auto: nftables where it works"),
         )
         .args(config::flags())
+        .subcommands(commands::all())
 }
 
-fn start(matches: &ArgMatches) -> Result<()> {
+fn sub_command(name: &str, own: &ArgMatches, daemon: &ArgMatches) -> Result<ExitCode> {
+    let settings = configure(daemon)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let invocation = commands::Invocation {
+        settings: &settings,
+        daemon,
+        own,
+    };
+    commands::run(name, &invocation)
+}
+
+/// Reads the configuration, and starts the log that it asks for.
+fn configure(matches: &ArgMatches) -> Result<Settings> {
     let settings = Settings::load(sources(matches)?).context("configuration")?;
     logging::start(
         settings.text("crio.runtime", "log_level"),
         argument(matches, "log-format"),
     )?;
     report(&settings);
+    Ok(settings)
+}
+
+fn start(matches: &ArgMatches) -> Result<()> {
+    let settings = configure(matches)?;
     // Before there are threads: mode of what is made, few arenas for few threads.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     sys::memory::limit_arenas(2);

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use config::Settings;
 
 /// The CRI-O version whose on-disk conventions we follow.
-const COMPATIBLE: &str = "\"1.36.3\"";
+pub(crate) const COMPATIBLE: &str = "1.36.3";
 
 /// The marker files of this run.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Markers {
     pub(crate) fn started(&self) -> Result<()> {
         self.versions
             .iter()
-            .try_for_each(|path| write(path, COMPATIBLE))
+            .try_for_each(|path| write(path, &format!("\"{COMPATIBLE}\"")))
     }
 
     /// Writes the clean-shutdown marker.

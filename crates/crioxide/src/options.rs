@@ -272,7 +272,11 @@ fn images(settings: &Settings, matches: &ArgMatches) -> image::Options {
         namespaced_auth_dir: given("namespaced_auth_dir"),
         global_auth_file: given("global_auth_file"),
         auth_files: auth_files(),
-        user_agent: format!("cri-o/1.36.3 crioxide/{}", env!("CARGO_PKG_VERSION")),
+        user_agent: format!(
+            "cri-o/{} crioxide/{}",
+            crate::markers::COMPATIBLE,
+            env!("CARGO_PKG_VERSION")
+        ),
         pinned,
         pull_progress_timeout: match settings.duration(section, "pull_progress_timeout") {
             Duration::ZERO => default.pull_progress_timeout,
