@@ -5,6 +5,7 @@
 //! output, all else to the log.
 
 mod config;
+mod load;
 mod version;
 
 use std::io::Write as _;
@@ -29,6 +30,10 @@ const ALL: &[SubCommand] = &[
         run: config::run,
     },
     SubCommand {
+        command: load::command,
+        run: load::run,
+    },
+    SubCommand {
         command: version::command,
         run: version::run,
     },
@@ -39,7 +44,6 @@ pub(crate) struct Invocation<'a> {
     /// The configuration in force.
     pub(crate) settings: &'a Settings,
     /// The daemon's options, which stand before the sub-command.
-    #[expect(dead_code, reason = "for sub-commands that use more than settings")]
     pub(crate) daemon: &'a ArgMatches,
     /// Its own options.
     pub(crate) own: &'a ArgMatches,

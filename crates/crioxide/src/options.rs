@@ -177,9 +177,14 @@ fn monitors_slice(settings: &Settings) -> Result<systemd::Slice> {
     }
 }
 
+/// The store, open.
+pub(crate) fn store(settings: &Settings) -> Result<storage::Store> {
+    storage::Store::open(storage(settings)?).context("open the store")
+}
+
 /// The rooms below the pods.
 pub(crate) fn rooms(settings: &Settings, matches: &ArgMatches) -> Result<pods::Rooms> {
-    let store = storage::Store::open(storage(settings)?).context("open the store")?;
+    let store = store(settings)?;
     let images = image::Images::new(images(settings, matches), store.clone());
     let (handlers, unusable) =
         runtime::Handlers::find(handlers(settings)?, default_runtime(settings))?;
@@ -257,7 +262,8 @@ fn pause_image(settings: &Settings) -> Option<pods::PauseImage> {
     })
 }
 
-fn images(settings: &Settings, matches: &ArgMatches) -> image::Options {
+/// Options of images.
+pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> image::Options {
     let section = "crio.image";
     let given =
         |key: &str| Some(settings.path(section, key)).filter(|path| !path.as_os_str().is_empty());
@@ -282,6 +288,7 @@ fn images(settings: &Settings, matches: &ArgMatches) -> image::Options {
             Duration::ZERO => default.pull_progress_timeout,
             set => set,
         },
+        temporary: given("big_files_temporary_dir").unwrap_or(default.temporary),
         ..image::Options::default()
     }
 }

@@ -134,7 +134,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""""#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "big-files-temporary-dir",
         env: "CONTAINER_BIG_FILES_TEMPORARY_DIR",
         help: "temp dir for pull blobs",
