@@ -1,12 +1,14 @@
 # make demo  shows a pod from an image reference to an exit code     IMAGE=…  KEEP=1
 # make test  runs formatting, lints, unit and integration tests
+# make test-images  runs what real tools make of images (Debian 13's, in a tree) through pull, load,
+#                   run and back
 # make critest      runs the conformance suite with the default runtime   CRITEST=…  FOCUS=…
 # make critest-all  the same with runc and with crun
 # make kubelet-smoke KUBELET=…  runs a static pod by an unmodified kubelet 1.36
 # make fuzz  runs every fuzz target for a while   SECONDS=… of each (600)
 # demo and test install what they need on Debian 12 and 13, and say so first.
 
-.PHONY: all demo test test-faults critest critest-all kubelet-smoke check unit integration conformance test-node setup release fuzz
+.PHONY: all demo test test-faults test-images critest critest-all kubelet-smoke check unit integration conformance test-node setup release fuzz
 
 all: setup
 	@scripts/build >/dev/null
@@ -38,6 +40,12 @@ integration:
 # Every stage of every operation: failed, repeated, killed.
 test-faults: setup
 	@bin=$$(scripts/build --faults) && CRIOXIDE_BIN_DIR=$$bin CRIOXIDE_ALL_FAULTS=1 cargo test --locked -p crioxide-tests -q faults
+
+# podman, skopeo, buildah and umoci of a Debian 13 tree, which is made where it is missing.
+test-images: setup
+	@bin=$$(scripts/build --faults) && export CRIOXIDE_DEBIAN13="$${CRIOXIDE_DEBIAN13:-$$PWD/.build/debian13}" && \
+	scripts/in-debian13 -- true && \
+	CRIOXIDE_BIN_DIR=$$bin cargo test --locked -p crioxide-tests -q image_matrix
 
 # Needs a nightly compiler and cargo-fuzz; `make unit` feeds the same targets with any compiler.
 fuzz:

@@ -95,8 +95,9 @@ impl<R: Read> Stream<R> {
             self.data_left, 0,
             "an entry's data is read before the next entry"
         );
-        self.raw_bytes(self.padding)?;
-        self.padding = 0;
+        let padding = std::mem::take(&mut self.padding);
+        // Some writers end with the last file's data (umoci), and Go reads them.
+        self.raw_up_to(padding)?;
         let mut extended = Extended::default();
         loop {
             let Some((block, header)) = self.header()? else {
@@ -215,11 +216,19 @@ impl<R: Read> Stream<R> {
     }
 
     /// Reads `length` bytes that belong to no file.
-    fn raw_bytes(&mut self, mut length: usize) -> Result<(), Error> {
+    fn raw_bytes(&mut self, length: usize) -> Result<(), Error> {
+        match self.raw_up_to(length)? {
+            0 => Ok(()),
+            _ => Err(bad(&self.name, "the archive ends too early")),
+        }
+    }
+
+    /// The same, or what is left of the archive; how many bytes are missing.
+    fn raw_up_to(&mut self, mut length: usize) -> Result<usize, Error> {
         while length > 0 {
             let piece = self.source.peek()?;
             if piece.is_empty() {
-                return Err(bad(&self.name, "the archive ends too early"));
+                break;
             }
             let take = piece.len().min(length);
             if self.raw.len() + take > limits::HEADER_BYTES {
@@ -229,7 +238,7 @@ impl<R: Read> Stream<R> {
             self.source.consume(take);
             length -= take;
         }
-        Ok(())
+        Ok(length)
     }
 
     /// The content of an extended header.

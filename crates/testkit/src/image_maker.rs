@@ -437,8 +437,15 @@ fn busybox_archive() -> &'static [u8] {
                 entries.push(Entry::hardlink(&format!("bin/{applet}"), "bin/busybox"));
             }
         }
-        archive(&entries)
+        archive(&once(entries))
     })
+}
+
+/// Each name once: some tools take no archive that has one twice.
+fn once(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let mut seen = std::collections::HashSet::new();
+    entries.retain(|entry| seen.insert(entry.name.clone()));
+    entries
 }
 
 /// Programs of this machine at their own paths, with their libraries.
@@ -455,7 +462,7 @@ pub fn programs(paths: &[&Path]) -> Vec<Entry> {
         entries.push(Entry::file(name, 0o755, read(&path.to_string_lossy())));
         entries.extend(libraries(path));
     }
-    entries
+    once(entries)
 }
 
 /// The libraries that a program is linked with.
@@ -473,7 +480,7 @@ pub fn libraries(program: &Path) -> Vec<Entry> {
             entries.push(Entry::file(name, 0o755, read(library)));
         }
     }
-    entries
+    once(entries)
 }
 
 const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\n\

@@ -17,3 +17,4 @@ pub mod registry;
 pub mod requests;
 pub mod soak;
 pub mod streams;
+pub mod token_server;

@@ -54,7 +54,36 @@ impl Registry {
         Self::start_with(directory, &tls)
     }
 
-    fn start_with(directory: &Path, tls: &str) -> Result<Self> {
+    /// Starts one that asks for this user.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_basic(directory: &Path, user: &str, bcrypt: &str) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let file = directory.join("htpasswd");
+        std::fs::write(&file, format!("{user}:{bcrypt}\n"))?;
+        let auth = format!(
+            "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+            file.display()
+        );
+        Self::start_with(directory, &auth)
+    }
+
+    /// Starts one that asks for tokens of a service, signed by that certificate.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_token(directory: &Path, realm: &str, certificate: &Path) -> Result<Self> {
+        let auth = format!(
+            "auth:\n  token:\n    realm: {realm}\n    service: registry\n    issuer: issuer\n    \
+             rootcertbundle: {}\n",
+            certificate.display()
+        );
+        Self::start_with(directory, &auth)
+    }
+
+    /// `further` are lines of its configuration that follow those of `http`.
+    fn start_with(directory: &Path, further: &str) -> Result<Self> {
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         std::fs::create_dir_all(directory)?;
         let config = directory.join(format!("config-{}.yml", addr.port()));
@@ -64,7 +93,7 @@ impl Registry {
             format!(
                 "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  \
                  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  \
-                 addr: {addr}\n{tls}",
+                 addr: {addr}\n{further}",
                 root.display()
             ),
         )?;

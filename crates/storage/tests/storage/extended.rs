@@ -202,6 +202,11 @@ fn odd_ends_are_kept() {
     }
     store.layer(b"", None);
     store.layer(&[0; 1024], None);
+    // umoci ends with the last file's data: no padding, no blocks of zeros.
+    let whole = Archive::default().file("x", "x").end();
+    for padding in [0, 1, 510] {
+        store.layer(&whole[..whole.len() - 1024 - 511 + padding], None);
+    }
     assert_eq!(store.store.check_quick().unwrap(), []);
 }
 
