@@ -13,6 +13,7 @@ pub mod node;
 pub mod polls;
 pub mod power_cut;
 pub mod progress;
+pub mod pulls;
 pub mod registry;
 pub mod requests;
 pub mod soak;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::client::Client;
-use testkit::{bench, critest, demo, kubelet, polls, power_cut, progress, soak};
+use testkit::{bench, critest, demo, kubelet, polls, power_cut, progress, pulls, soak};
 
 use crioxide_testkit as testkit;
 
@@ -111,6 +111,15 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         at_once: u32,
     },
+    /// Pulls a large image in turns with podman and containerd, where they are installed, and a floor.
+    BenchPulls {
+        /// Bytes of the image in 2^20, uncompressed.
+        #[arg(long, default_value_t = 1000)]
+        megabytes: u64,
+        /// Pulls by each of each compression.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// Runs many pods under a daemon of its own, and says what is left and what they cost.
     Soak {
         /// Pods one after another.
@@ -189,6 +198,9 @@ async fn run(arguments: Arguments) -> Result<()> {
         Command::PowerCut { after: false } => Box::pin(power_cut::before()).await?,
         Command::PowerCut { after: true } => Box::pin(power_cut::after()).await?,
         Command::Execs { in_turn, at_once } => Box::pin(soak::execs(in_turn, at_once)).await?,
+        Command::BenchPulls { megabytes, rounds } => {
+            Box::pin(pulls::run(megabytes, rounds)).await?;
+        }
         Command::Soak {
             one_by_one,
             at_once,
