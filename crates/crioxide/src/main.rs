@@ -227,7 +227,7 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     };
     let metrics_socket = metrics.as_ref().and_then(|metrics| metrics.socket.clone());
     let calls = match metrics {
-        Some(metrics) => Some(telemetry::start(metrics, pods.clone()).await?),
+        Some(metrics) => Some(telemetry::start(metrics, pods.clone(), Arc::clone(&images)).await?),
         None => None,
     };
     let shown: Arc<str> = options::shown(settings).into();

@@ -26,6 +26,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use image::Images;
 use pods::Pods;
 use streaming::{Tls, TlsOptions};
 use sys::pool::Pool;
@@ -117,7 +118,7 @@ struct Endpoint {
 ///
 /// # Errors
 /// The address or the socket can't be bound; certificates can't be used.
-pub(crate) async fn start(options: Options, pods: Pods) -> Result<Arc<Calls>> {
+pub(crate) async fn start(options: Options, pods: Pods, images: Arc<Images>) -> Result<Arc<Calls>> {
     let calls = Arc::new(Calls::default());
     let pool = Pool::new("metrics", 1);
     let tls = match options.tls {
@@ -131,6 +132,7 @@ pub(crate) async fn start(options: Options, pods: Pods) -> Result<Arc<Calls>> {
         sources: Sources {
             calls: Arc::clone(&calls),
             pods,
+            images,
             selection: options.selection,
             default_runtime: options.default_runtime,
         },

@@ -19,6 +19,7 @@ use crate::options::Options;
 use crate::progress::PullProgress;
 use crate::pull::{Downloads, LoadRequest, Loaded, PullRequest, Puller};
 use crate::reference::Reference;
+use crate::totals::{Counters, Totals};
 
 mod find;
 mod names;
@@ -67,6 +68,7 @@ impl Images {
             inflate: Pool::new("image-inflate", layers),
             layers: Arc::new(Semaphore::new(layers)),
             downloads: Downloads::of(&options),
+            counters: Counters::default(),
             options,
         };
         Self(Arc::new(Shared {
@@ -105,6 +107,12 @@ impl Images {
     #[must_use]
     pub fn pulls(&self) -> Vec<PullProgress> {
         self.0.inflight.progress()
+    }
+
+    /// What all pulls since the start have fetched and found.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.0.puller.counters.read()
     }
 
     /// All images. One that is damaged is left out and logged.

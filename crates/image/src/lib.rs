@@ -30,6 +30,7 @@ mod progress;
 mod pull;
 mod reference;
 mod registries;
+mod totals;
 
 pub use credentials::{BadAuth, Credentials};
 pub use error::{Error, Result};
@@ -42,3 +43,4 @@ pub use progress::{LayerProgress, LayerState, PullProgress};
 pub use pull::{LoadRequest, Loaded, PullRequest};
 pub use reference::{ImageName, Reference};
 pub use storage::{Digest, ImageId};
+pub use totals::{LAYER_SIZES, Totals};

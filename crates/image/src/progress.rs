@@ -100,6 +100,11 @@ impl Tracker {
         self.lock().mirror = mirror;
     }
 
+    /// What is pulled, by this digest.
+    pub(crate) fn name(&self, digest: &Digest) -> String {
+        format!("{}@{digest}", self.reference)
+    }
+
     /// Says which layers there are.
     pub(crate) fn set_layers<'a>(
         &self,

@@ -18,6 +18,7 @@ use crate::options::Options;
 use crate::progress::Tracker;
 use crate::reference::{ImageName, Reference};
 use crate::registries::{Registries, Source};
+use crate::totals::Counters;
 
 mod download;
 mod fetch;
@@ -54,6 +55,7 @@ pub(crate) struct Puller {
     pub(crate) inflate: Pool,
     pub(crate) layers: Arc<Semaphore>,
     pub(crate) downloads: Downloads,
+    pub(crate) counters: Counters,
 }
 
 /// What the node's files say about a request.

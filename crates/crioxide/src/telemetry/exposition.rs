@@ -11,6 +11,7 @@ pub(crate) struct Text(String);
 pub(crate) enum Kind {
     Counter,
     Gauge,
+    Histogram,
     Summary,
 }
 
@@ -19,6 +20,7 @@ impl Kind {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
             Self::Summary => "summary",
         }
     }

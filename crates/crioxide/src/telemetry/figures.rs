@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use image::{Images, LAYER_SIZES};
 use pods::Pods;
 use pods::state::container::Phase;
 
@@ -19,6 +20,7 @@ const QUANTILES: ([&str; 3], [usize; 3]) = (["0.5", "0.9", "0.99"], [50, 90, 99]
 pub(super) struct Sources {
     pub(super) calls: Arc<Calls>,
     pub(super) pods: Pods,
+    pub(super) images: Arc<Images>,
     pub(super) selection: Selection,
     pub(super) default_runtime: String,
 }
@@ -28,6 +30,7 @@ impl Sources {
     pub(super) fn read(&self) -> Text {
         let mut text = Text::default();
         self.calls(&mut text);
+        self.layers(&mut text);
         self.containers(&mut text);
         self.monitors(&mut text);
         if let Some(name) = self.selection.name("processes_defunct") {
@@ -85,6 +88,43 @@ impl Sources {
             text.metric(&name, Kind::Counter, "Pulls that failed, by reason.");
             for (reason, count) in &pulls.failed {
                 text.sample(&name, &[("error", reason)], count);
+            }
+        }
+    }
+
+    fn layers(&self, text: &mut Text) {
+        let totals = self.images.totals();
+        let counter = Kind::Counter;
+        if let Some(name) = self.selection.name("image_pulls_layer_size") {
+            text.metric(&name, Kind::Histogram, "Bytes of fetched layers' blobs.");
+            let bucket = format!("{name}_bucket");
+            for (bound, count) in LAYER_SIZES.iter().zip(totals.layer_sizes) {
+                text.sample(&bucket, &[("le", &bound_label(*bound))], count);
+            }
+            text.sample(&bucket, &[("le", "+Inf")], totals.layers);
+            text.sample(&format!("{name}_sum"), &[], totals.layer_bytes);
+            text.sample(&format!("{name}_count"), &[], totals.layers);
+        }
+        if let Some(name) = self.selection.name("image_pulls_bytes_total") {
+            let help = "Bytes fetched of layers, by media type and size of the blob.";
+            text.metric(&name, counter, help);
+            for ((media_type, size), bytes) in &totals.fetched {
+                let labels = [("mediatype", media_type.as_str()), ("size", size)];
+                text.sample(&name, &labels, bytes);
+            }
+        }
+        if let Some(name) = self.selection.name("image_pulls_skipped_bytes_total") {
+            let help = "Bytes of layers that were there already, by size of the blob.";
+            text.metric(&name, counter, help);
+            for (size, bytes) in &totals.skipped {
+                text.sample(&name, &[("size", size)], bytes);
+            }
+        }
+        if let Some(name) = self.selection.name("image_layer_reuse_total") {
+            let help = "How often a layer was there already, by image and blob.";
+            text.metric(&name, counter, help);
+            for (blob, count) in &totals.reused {
+                text.sample(&name, &[("name", blob)], count);
             }
         }
     }
@@ -230,6 +270,17 @@ pub(super) fn scrapes(text: &mut Text, in_flight: u64, done: u64) {
     text.sample(name, &[("code", "200")], done);
 }
 
+/// A bound as Go writes it, whose text is the series' name: from a million on with two digits of an
+/// exponent.
+fn bound_label(bytes: u64) -> String {
+    if bytes < 1_000_000 {
+        return bytes.to_string();
+    }
+    let text = format!("{:e}", number(bytes));
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    format!("{digits}e+{exponent:0>2}")
+}
+
 /// A count as Prometheus has all numbers.
 #[expect(
     clippy::cast_precision_loss,
@@ -237,4 +288,19 @@ pub(super) fn scrapes(text: &mut Text, in_flight: u64, done: u64) {
 )]
 fn number(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_written_as_go_does() {
+        let labels: Vec<_> = LAYER_SIZES
+            .iter()
+            .map(|&bytes| bound_label(bytes))
+            .collect();
+        assert_eq!(labels[..4], ["1000", "1e+06", "1e+07", "5e+07"]);
+        assert_eq!(labels[10], "1e+10");
+    }
 }

@@ -39,15 +39,17 @@ impl Puller {
         &self,
         wanted: Wanted,
         blobs: Blobs,
-        tracker: &Arc<Tracker>,
+        pull: &Arc<Tracker>,
     ) -> Result<Option<LayerId>> {
-        let trackers = tracker.set_layers(wanted.iter().map(|(blob, _)| (&blob.digest, blob.size)));
+        let trackers = pull.set_layers(wanted.iter().map(|(blob, _)| (&blob.digest, blob.size)));
         let (mut top, present) = self.present(&wanted).await?;
         let mut fetching = Fetching::default();
         for (at, (descriptor, _)) in wanted.iter().enumerate() {
             let tracker = Arc::clone(&trackers[at]);
             if at < present {
                 tracker.set(LayerState::Present);
+                self.counters
+                    .skipped(pull.name(&descriptor.digest), descriptor.size);
             } else {
                 fetching
                     .0
@@ -56,6 +58,8 @@ impl Puller {
         }
         for (at, (descriptor, diff_id)) in wanted.into_iter().enumerate().skip(present) {
             let (staged, compression) = fetching.next().await?;
+            self.counters
+                .fetched(&descriptor.media_type, descriptor.size);
             let layer = NewLayer {
                 parent: top,
                 diff_id,

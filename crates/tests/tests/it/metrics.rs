@@ -63,6 +63,7 @@ async fn calls_pulls_and_ends_are_counted() -> Result<()> {
     let id = f.node.run(&sandbox, hungry).await?;
     f.node.exited(&id).await?;
     assert!(f.node.status("0000").await.is_err());
+    f.node.pull(&f.image).await?;
     assert!(f.node.pull("127.0.0.1:1/none/none:latest").await.is_err());
 
     let text = get(&socket, "/metrics").await?;
@@ -80,7 +81,9 @@ async fn calls_pulls_and_ends_are_counted() -> Result<()> {
             r#"operations_latency_seconds_total_count{operation="CreateContainer"}"#,
             1.0,
         ),
-        ("image_pulls_success_total", 1.0),
+        ("image_pulls_success_total", 2.0),
+        ("image_pulls_layer_size_count", 1.0),
+        (r#"image_pulls_layer_size_bucket{le="1e+07"}"#, 1.0),
         ("containers_oom_total", 1.0),
         (
             r#"containers_oom_count_total{name="k8s_c_m_default_uid-m_0"}"#,
@@ -91,6 +94,23 @@ async fn calls_pulls_and_ends_are_counted() -> Result<()> {
         let name = format!("{prefix}{name}");
         assert_eq!(sample(&text, &name), Some(wanted), "{name}\n{text}");
     }
+    let fetched = text.lines().find(|line| {
+        line.starts_with(&format!(
+            "{prefix}image_pulls_bytes_total{{mediatype=\"application/"
+        ))
+    });
+    let reused = format!(
+        "{prefix}image_layer_reuse_total{{name=\"{}@sha256:",
+        f.image
+    );
+    let reused = text.lines().find(|line| line.starts_with(&reused));
+    assert!(reused.is_some_and(|line| line.ends_with(" 1")), "{text}");
+    assert!(
+        text.contains("image_pulls_skipped_bytes_total{size=\">"),
+        "{text}"
+    );
+    let bytes = fetched.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    assert!(bytes.is_some_and(|bytes| bytes > 1e5), "{text}");
     let failed = format!("{prefix}image_pulls_failure_total{{error=");
     assert!(text.contains(&failed), "{text}");
     let latency = r#"operations_latency_seconds_total{operation="CreateContainer",quantile="0.5"}"#;
