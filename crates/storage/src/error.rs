@@ -53,6 +53,12 @@ pub enum Error {
         /// A container that was made from it.
         container: ContainerId,
     },
+    /// The layer can't go while something uses it.
+    #[error("layer {0} is in use")]
+    LayerInUse(LayerId),
+    /// The store can't go while a container's root file system is mounted.
+    #[error("container {0} is in use")]
+    ContainerInUse(ContainerId),
     /// The name belongs to another container.
     #[error("the container name {name:?} is already in use by {holder}")]
     NameInUse {

@@ -40,9 +40,12 @@ mod table;
 mod tar;
 mod tar_split;
 mod unpack;
+mod wipe;
 
 pub use archive::{ArchiveReader, ArchiveWriter, Attributes, Diff, Link, Member};
-pub use check::Damage;
+pub use check::{
+    CheckOptions, Damage, Depth, Item, RepairContainers, check_tables, salvage_tables,
+};
 pub use containers::{Container, NewContainer};
 pub use digest::{Digest, Hasher};
 pub use error::Error;

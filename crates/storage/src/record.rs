@@ -124,6 +124,12 @@ impl LayerRecord {
         self.flags.remove(INCOMPLETE);
     }
 
+    /// Keys of its big data.
+    pub(crate) fn big_data_names(&self) -> impl Iterator<Item = &str> {
+        let names = self.other.get("big-data-names").and_then(Value::as_array);
+        names.into_iter().flatten().filter_map(Value::as_str)
+    }
+
     /// Whether its files belong to other owners than its archive says.
     pub(crate) fn is_mapped(&self) -> bool {
         let mapped =

@@ -54,42 +54,34 @@ impl Store {
     /// # Errors
     /// [`Error::Unsuitable`] where overlay can't be used on that file system.
     pub fn open(options: Options) -> Result<Self, Error> {
-        let paths = Paths {
-            root: options.root.clone(),
-            run_root: options.run_root.clone(),
-        };
+        let store = Self::open_as_it_is(options)?;
+        open::repair(&store)?;
+        Ok(store)
+    }
+
+    /// Opens the store as [`Store::open`] does and repairs nothing: for who wants to look at it.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_as_it_is(options: Options) -> Result<Self, Error> {
+        let paths = Paths::new(&options);
         open::prepare(&paths)?;
         let home = open::Home::mount(&paths)?;
         let timeout = options.lock_timeout;
-        let layers = Table::new(
-            paths.files("layers", true),
-            Rank::Layers,
-            timeout,
-            |_: &[Arc<_>]| (),
-        );
-        let images = Table::new(
-            paths.files("images", false),
-            Rank::Images,
-            timeout,
-            images::index,
-        );
+        let layers = Table::new(paths.layers(), Rank::Layers, timeout, |_: &[Arc<_>]| ());
+        let images = Table::new(paths.images(), Rank::Images, timeout, images::index);
         let at = paths.clone();
-        let containers = Table::new(
-            paths.files("containers", true),
-            Rank::Containers,
-            timeout,
-            move |rows| containers::index(&at, rows),
-        );
-        let store = Self(Arc::new(Inner {
+        let containers = Table::new(paths.containers(), Rank::Containers, timeout, move |rows| {
+            containers::index(&at, rows)
+        });
+        Ok(Self(Arc::new(Inner {
             options,
             paths,
             layers,
             images,
             containers,
             _home: home,
-        }));
-        open::repair(&store)?;
-        Ok(store)
+        })))
     }
 
     /// The graph root.
@@ -142,6 +134,12 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            root: options.root.clone(),
+            run_root: options.run_root.clone(),
+        }
+    }
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -187,6 +185,19 @@ impl Paths {
     }
     pub(crate) fn run_container(&self, id: &ContainerId) -> PathBuf {
         self.run_table("containers").join(id.as_str())
+    }
+
+    /// The table of layers.
+    pub(crate) fn layers(&self) -> Files {
+        self.files("layers", true)
+    }
+    /// The table of images.
+    pub(crate) fn images(&self) -> Files {
+        self.files("images", false)
+    }
+    /// The table of containers.
+    pub(crate) fn containers(&self) -> Files {
+        self.files("containers", true)
     }
 
     fn files(&self, name: &str, volatile: bool) -> Files {

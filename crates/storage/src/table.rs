@@ -48,6 +48,14 @@ pub(crate) struct Files {
     pub(crate) volatile: Option<PathBuf>,
 }
 
+impl Files {
+    /// The files of records.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Path> {
+        let volatile = self.volatile.as_deref();
+        std::iter::once(self.stable.as_path()).chain(volatile)
+    }
+}
+
 /// What is worked out of all records whenever they are read.
 type Derive<R, V> = Box<dyn Fn(&[Arc<R>]) -> V + Send + Sync>;
 

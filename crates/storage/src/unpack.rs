@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use self::extract::{Extractor, Placed};
 use self::keys::Keys;
-pub(crate) use self::path::EntryPath;
+pub(crate) use self::path::{EntryPath, Wanted};
 use crate::error::Context;
 use crate::staging::{Owners, Staging};
 use crate::tar::{Entry, Kind, Map, Source, Stream};

@@ -219,6 +219,15 @@ impl Dir {
         }
     }
 
+    /// The text of the symbolic link `name`.
+    ///
+    /// # Errors
+    /// `EINVAL` where it is none; else of `readlinkat(2)`.
+    pub fn read_link(&self, name: &OsStr) -> io::Result<std::ffi::OsString> {
+        let text = rustix::fs::readlinkat(&self.0, component(name)?, Vec::new())?;
+        Ok(std::os::unix::ffi::OsStringExt::from_vec(text.into_bytes()))
+    }
+
     /// Gives `name` the owner `uid`:`gid`. Clears set-user-ID bits and file capabilities.
     ///
     /// # Errors

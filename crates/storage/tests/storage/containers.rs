@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crioxide_storage::{Error, LayerId};
+use crioxide_storage::{CheckOptions, Error, LayerId};
 
 use crate::archive::{Archive, base};
 use crate::harness::TestStore;
@@ -73,7 +73,7 @@ fn a_container_is_made_once_mounted_once_and_deleted_for_good() {
     assert!(!root.try_exists().unwrap());
     assert_eq!(mount_count(&store), "[]");
     assert!(store.staging_is_empty());
-    assert_eq!(store.store.check_quick().unwrap(), []);
+    assert_eq!(store.store.check(&CheckOptions::default()).unwrap(), []);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn many_at_once() {
         }
     });
     assert_eq!(store.store.containers().unwrap().len(), 12);
-    assert_eq!(store.store.check_quick().unwrap(), []);
+    assert_eq!(store.store.check(&CheckOptions::default()).unwrap(), []);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 
-use crioxide_storage::{Error, UnpackLimits};
+use crioxide_storage::{CheckOptions, Error, UnpackLimits};
 
 use crate::archive::{Archive, base, checksum, header};
 use crate::harness::TestStore;
@@ -343,5 +343,5 @@ fn a_store_that_links_out_is_not_followed_by_the_unpacker() {
     )
     .unwrap();
     store.layer(&base(), None);
-    assert_eq!(store.store.check_quick().unwrap(), []);
+    assert_eq!(store.store.check(&CheckOptions::default()).unwrap(), []);
 }

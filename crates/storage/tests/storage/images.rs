@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use crioxide_storage::{Digest, Error, NewImage, Store, UnpackLimits};
+use crioxide_storage::{CheckOptions, Digest, Error, NewImage, Store, UnpackLimits};
 
 use crate::archive::{Archive, base};
 use crate::harness::{TestStore, new_layer, put_image};
@@ -73,7 +73,7 @@ fn a_repeated_pull_adds_what_is_new() {
     assert_eq!(item, b"an index");
     let missing = store.store.big_data(&first.id, "signature-00").unwrap_err();
     assert!(matches!(missing, Error::NoBigData { .. }));
-    assert_eq!(store.store.check_quick().unwrap(), []);
+    assert_eq!(store.store.check(&CheckOptions::default()).unwrap(), []);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn of_many_that_commit_the_same_layers_one_wins() {
             .count(),
         3
     );
-    assert_eq!(store.store.check_quick().unwrap(), []);
+    assert_eq!(store.store.check(&CheckOptions::default()).unwrap(), []);
 }
 
 #[test]
@@ -251,5 +251,5 @@ fn layers_of_a_pull_that_never_ended_go_when_they_are_old_enough() {
         store.store.layer_for(&Digest::of(&base()), None).unwrap(),
         Some(bottom)
     );
-    assert_eq!(store.store.check_quick().unwrap(), []);
+    assert_eq!(store.store.check(&CheckOptions::default()).unwrap(), []);
 }

@@ -11,6 +11,7 @@
 )]
 
 mod archive;
+mod check;
 mod containers;
 mod extended;
 mod faults;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crioxide_storage::{Digest, ImageId, NewContainer};
+use crioxide_storage::{CheckOptions, Digest, ImageId, NewContainer};
 
 use crate::archive::{Archive, base};
 use crate::harness::{TestStore, gnu_tar, run};
@@ -127,7 +127,7 @@ fn peers_use_check_and_copy_what_we_unpacked() {
             "the layer came out as it went in"
         );
     }
-    assert_eq!(store.store.check_quick().unwrap(), []);
+    assert_eq!(store.store.check(&CheckOptions::default()).unwrap(), []);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn concurrent_writers_leave_a_whole_store() {
     });
     let check = peer_ok(&store, "podman system check 2>&1; echo code $?");
     assert_eq!(check.trim(), "code 0");
-    assert_eq!(store.store.check_quick().unwrap(), []);
+    assert_eq!(store.store.check(&CheckOptions::default()).unwrap(), []);
     assert!(store.staging_is_empty());
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use crioxide_storage::CheckOptions;
+
 use crate::archive::{Archive, base};
 use crate::harness::TestStore;
 use crate::peers::new_container;
@@ -88,7 +90,7 @@ fn what_is_marked_abandoned_or_without_a_record_is_swept() {
     assert_eq!(fs::read_dir(overlay.join("staging")).unwrap().count(), 1);
     drop(staged);
     assert!(store.staging_is_empty());
-    assert_eq!(again.check_quick().unwrap(), []);
+    assert_eq!(again.check(&CheckOptions::default()).unwrap(), []);
     assert_eq!(again.images().unwrap().len(), 1);
 }
 
@@ -108,7 +110,10 @@ fn a_changed_file_is_found_by_its_checksum() {
             .join(format!("root/overlay-layers/{layer}.tar-split.gz")),
     )
     .unwrap();
-    assert_eq!(store.store.check_quick().unwrap().len(), 1);
+    assert_eq!(
+        store.store.check(&CheckOptions::default()).unwrap().len(),
+        1
+    );
 }
 
 #[test]

@@ -1,0 +1,162 @@
+//! Layers: their parts, the layers below them, and their files against their archives.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+
+use sys::beneath::Dir;
+
+use super::{Damage, Depth, Findings, Item, attributes};
+use crate::error::Context;
+use crate::record::LayerRecord;
+use crate::{Error, Hasher, LayerId, Store, driver, images, tar_split};
+
+impl Store {
+    pub(super) fn check_layers(&self, depth: Depth, findings: &mut Findings) -> Result<(), Error> {
+        let layers = self.0.layers.read()?;
+        // Whoever takes the lock next removes an incomplete one: that is no damage.
+        for layer in layers.rows.iter().filter(|layer| !layer.is_incomplete()) {
+            let item = || Item::Layer(layer.id.clone());
+            let missing = self.missing_parts(layer)?;
+            let is_whole = missing.is_empty();
+            for reason in missing {
+                findings.add(item(), reason);
+            }
+            if let Some(parent) = &layer.parent
+                && layers.get(parent.as_str()).is_none()
+            {
+                findings.add(item(), format!("its parent {parent} is missing"));
+            }
+            if is_whole
+                && depth > Depth::Presence
+                && !layer.diff_digest.is_empty()
+                && let Some(reason) = self.damaged_files(layer, depth)?
+            {
+                findings.add(item(), reason);
+            }
+        }
+        // From each damaged layer up to all that stand on it.
+        loop {
+            let above: Vec<_> = layers
+                .rows
+                .iter()
+                .filter(|layer| !findings.has(&Item::Layer(layer.id.clone())))
+                .filter_map(|layer| Some((layer.id.clone(), layer.parent.clone()?)))
+                .filter(|(_, parent)| findings.has(&Item::Layer(parent.clone())))
+                .collect();
+            if above.is_empty() {
+                break;
+            }
+            for (id, parent) in above {
+                findings.add(Item::Layer(id), format!("its parent {parent} is damaged"));
+            }
+        }
+        self.layers_without_record(findings)
+    }
+
+    fn missing_parts(&self, layer: &LayerRecord) -> Result<Vec<String>, Error> {
+        let dir = self.paths().layer(&layer.id);
+        let mut parts = vec![dir.join("diff"), dir.join("link")];
+        parts.push(dir.join(if layer.parent.is_some() {
+            "lower"
+        } else {
+            "empty"
+        }));
+        if !layer.diff_digest.is_empty() {
+            parts.push(self.paths().tar_split(&layer.id));
+        }
+        for key in layer.big_data_names() {
+            let data = self.paths().layer_data(&layer.id);
+            parts.push(data.join(images::file_name(key)?));
+        }
+        let missing = parts
+            .iter()
+            .filter(|part| fs::symlink_metadata(part).is_err());
+        Ok(missing
+            .map(|part| format!("{} is missing", part.display()))
+            .collect())
+    }
+
+    /// Layers' directories that no record names. Whoever makes one writes its record before, and
+    /// holds the lock until both are there.
+    fn layers_without_record(&self, findings: &mut Findings) -> Result<(), Error> {
+        let layers = self.0.layers.hold()?;
+        let overlay = self.paths().overlay();
+        let dir = Dir::open(&overlay).at("open", &overlay)?;
+        for (name, _) in dir.entries().at("list", &overlay)? {
+            let known = |name: &str| layers.snapshot.get(name).is_some();
+            if driver::is_layer_name(&name) && !name.to_str().is_some_and(known) {
+                findings.add(Item::Leftover(overlay.join(name)), "no record names it");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a layer's archive again and compares its digest with the record's. `None` if it is
+    /// the same.
+    ///
+    /// # Errors
+    /// [`Error::LayerUnknown`]; else as [`Store::images`].
+    pub fn check_layer(&self, id: &LayerId) -> Result<Option<Damage>, Error> {
+        let layers = self.0.layers.read()?;
+        let layer = layers
+            .get(id.as_str())
+            .ok_or_else(|| Error::LayerUnknown(id.clone()))?;
+        let reason = self.damaged_files(layer, Depth::Content)?;
+        Ok(reason.map(|reason| Damage {
+            item: Item::Layer(id.clone()),
+            reason,
+        }))
+    }
+
+    fn damaged_files(&self, layer: &LayerRecord, depth: Depth) -> Result<Option<String>, Error> {
+        let mut hashing = Hashing::default();
+        match self.write_layer(&layer.id, &mut hashing) {
+            Err(Error::Io { source, .. }) => return Ok(Some(source.to_string())),
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+        let digest = hashing.hasher.finish();
+        if digest.as_str() != layer.diff_digest {
+            return Ok(Some(format!("its archive has the digest {digest}")));
+        }
+        let size = i64::try_from(hashing.bytes).unwrap_or(i64::MAX);
+        if size != layer.diff_size {
+            let wanted = layer.diff_size;
+            let reason = format!("its archive has {size} bytes and should have {wanted}");
+            return Ok(Some(reason));
+        }
+        if depth < Depth::Attributes {
+            return Ok(None);
+        }
+        attributes::compare(self, layer)
+    }
+
+    /// Writes a layer's uncompressed archive, bit by bit as it came.
+    ///
+    /// # Errors
+    /// [`Error::Io`], of kind `InvalidData` where a file has changed.
+    pub fn write_layer(&self, id: &LayerId, archive: impl Write) -> Result<(), Error> {
+        let path = self.paths().tar_split(id);
+        let tar_split = File::open(&path).at("open", &path)?;
+        let diff = self.paths().layer(id).join("diff");
+        let dir = Dir::open(&diff).at("open", &diff)?;
+        tar_split::assemble(tar_split, &dir, archive).at("assemble", diff)
+    }
+}
+
+#[derive(Default)]
+struct Hashing {
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
