@@ -21,7 +21,7 @@ pub use file::Origin;
 pub use row::{Effect, Kind, Reload, Row};
 pub use rows::{all as rows, find};
 pub use settings::{Handler, Settings, Sources};
-pub use value::Value;
+pub use value::{Value, duration};
 
 use std::io;
 use std::path::PathBuf;

@@ -96,7 +96,8 @@ impl Value {
 }
 
 /// Reads Go's notation of durations: `1h30m`, `1.5s`, `300ms`, `0`. Empty means none.
-fn duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest.is_empty() || rest == "0" {

@@ -4,9 +4,11 @@
 //! come to it as settings, merged as the daemon's are. What somebody asked for goes to standard
 //! output, all else to the log.
 
+mod check;
 mod config;
 mod load;
 mod version;
+mod wipe;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -26,6 +28,10 @@ struct SubCommand {
 /// Every sub-command.
 const ALL: &[SubCommand] = &[
     SubCommand {
+        command: check::command,
+        run: check::run,
+    },
+    SubCommand {
         command: config::command,
         run: config::run,
     },
@@ -36,6 +42,10 @@ const ALL: &[SubCommand] = &[
     SubCommand {
         command: version::command,
         run: version::run,
+    },
+    SubCommand {
+        command: wipe::command,
+        run: wipe::run,
     },
 ];
 

@@ -9,6 +9,7 @@ mod programs;
 mod serve;
 mod streams;
 mod telemetry;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -214,11 +215,14 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     let pods_options = options::pods(settings, matches)?;
     let keeper = pods_options.keeper.check().await;
     keeper.context("cgroup_manager is \"systemd\"; without systemd it has to be \"cgroupfs\", and the kubelet's cgroupDriver too")?;
+    upkeep::salvage(settings, &markers)?;
     let rooms = options::rooms(settings, matches)?;
+    upkeep::repair(settings, &markers, &rooms.store)?;
     let (store, images) = (rooms.store.clone(), Arc::clone(&rooms.images));
     let pods = pods::Pods::start(pods_options, rooms)
         .await
         .context("read the records")?;
+    upkeep::wipe(settings, &markers, &pods, &images).await;
     let pruner = Arc::clone(&images);
     tokio::spawn(async move { pruner.prune().await });
     let identity = cri::Identity {

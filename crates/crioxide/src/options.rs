@@ -221,7 +221,8 @@ pub(crate) fn default_runtime(settings: &Settings) -> &str {
     }
 }
 
-fn storage(settings: &Settings) -> Result<storage::Options> {
+/// The store's place and options.
+pub(crate) fn storage(settings: &Settings) -> Result<storage::Options> {
     match settings.text("crio", "storage_driver") {
         "" | "overlay" => {}
         other => {

@@ -69,7 +69,7 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
 
 /// Whether somebody listens at `path`, and goes on doing so: a child that a killed daemon was just
 /// starting has its socket for the moment until it runs its own program.
-fn is_served(path: &Path) -> bool {
+pub(crate) fn is_served(path: &Path) -> bool {
     const TRIES: u32 = 100;
     const PAUSE: Duration = Duration::from_millis(20);
     for _ in 0..TRIES {

@@ -44,6 +44,7 @@ pub use node::{ImageVolumes, Options, PauseImage, Rooms};
 pub use operations::Running as RunningOperation;
 pub use operations::exec_sync::Executed;
 pub use request::{ContainerRequest, PodRequest};
+pub use restore::pod_of_record;
 pub use session::{Session, Streams, Terminal};
 pub use snapshot::Snapshot;
 pub use state::container::Container;

@@ -73,14 +73,25 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
     Ok(leftovers)
 }
 
-/// A record is ours, or CRI-O's, if it names a pod.
+/// The pod that a container's record in the store belongs to, its own if it is a pod's; `None` for
+/// another tool's record. A record is ours, or CRI-O's, if it names a pod.
+#[must_use]
+pub fn pod_of_record(metadata: &str) -> Option<String> {
+    let metadata: serde_json::Value = serde_json::from_str(metadata).ok()?;
+    let text = |key: &str| metadata[key].as_str().filter(|text| !text.is_empty());
+    text("pod-name")?;
+    text("pod-id").map(str::to_owned)
+}
+
 fn kind(metadata: &str) -> Kind {
+    if pod_of_record(metadata).is_none() {
+        return Kind::Foreign;
+    }
     let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
-    let has = |key: &str| metadata[key].as_str().is_some_and(|text| !text.is_empty());
-    match has("pod-name") && has("pod-id") {
-        false => Kind::Foreign,
-        true if metadata["pod"] == true => Kind::Pod,
-        true => Kind::Container,
+    if metadata["pod"] == true {
+        Kind::Pod
+    } else {
+        Kind::Container
     }
 }
 

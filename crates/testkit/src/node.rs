@@ -268,7 +268,7 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             ("CRIOXIDE_FAULTS".into(), self.options.faults.clone().into()),
         ];
         spec.env
-            .push(("CONTAINERS_STORAGE_CONF".into(), "/nonexistent".into()));
+            .push(("CONTAINERS_STORAGE_CONF".into(), "/dev/null".into()));
         spec.session = Session::Own;
         spec.fds = vec![(log.as_fd(), 1), (log.as_fd(), 2)];
         let mut daemon = sys::spawn::spawn(&spec)

@@ -30,3 +30,4 @@ mod shared_store;
 mod stats;
 mod streaming;
 mod update;
+mod upkeep;
