@@ -179,7 +179,7 @@ impl Reader<'_> {
 }
 
 /// The line of `text`, counted from 1, that holds byte `offset`.
-fn line(text: &str, offset: usize) -> usize {
+pub(crate) fn line(text: &str, offset: usize) -> usize {
     text.bytes()
         .take(offset)
         .filter(|byte| *byte == b'\n')

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::Value;
 use crate::file::{File, Origin};
+use crate::storage_conf::StorageConf;
 
 /// Files of `crio.conf`: every option is of a line that is there, a line in front moves all of them
 /// by one, and a value comes back from its own TOML.
@@ -39,6 +40,35 @@ pub fn file(bytes: &[u8]) {
             }
             (one, values) => assert_eq!(values, [one].as_slice(), "{written}"),
         }
+    }
+}
+
+/// `storage.conf`: every place that is told is a line that is there, and a file that is read a second
+/// time changes nothing but lists that add to themselves.
+pub fn storage_conf(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let path = Path::new("storage.conf");
+    let mut conf = StorageConf::default();
+    if conf.take(path, text).is_err() {
+        return;
+    }
+    let lines = text.split('\n').count();
+    let options = conf.options();
+    let told = options.iter().map(|(_, _, origin)| origin.clone());
+    let told = told.chain(conf.unknown.iter().map(|(_, origin)| origin.clone()));
+    for origin in told.chain(conf.ignored().map(|(_, origin, _)| origin)) {
+        let Origin::File(_, line) = origin else {
+            panic!("{origin} is no file");
+        };
+        assert!((1..=lines).contains(&line), "line {line} of {lines}");
+    }
+    let pull = conf.pull_options();
+    conf.take(path, text).expect("it was read before");
+    assert_eq!(conf.pull_options(), pull);
+    if !text.contains("append") {
+        assert_eq!(conf.options(), options);
     }
 }
 

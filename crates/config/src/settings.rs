@@ -9,7 +9,7 @@ use crate::command_line::Given;
 use crate::file::{File, Origin, Setting};
 use crate::row::{Effect, Kind, Row};
 use crate::rows::{self, HANDLERS};
-use crate::storage_conf::StorageConf;
+use crate::storage_conf::{StorageConf, StorageSources};
 use crate::{Error, Value};
 
 /// Where options come from.
@@ -21,8 +21,8 @@ pub struct Sources {
     pub file_must_exist: bool,
     /// Directory of drop-ins, read recursively in lexical order.
     pub directory: Option<PathBuf>,
-    /// `storage.conf`.
-    pub storage_conf: Option<PathBuf>,
+    /// `storage.conf` and its like.
+    pub storage: StorageSources,
     /// Flags and environment.
     pub given: Given,
 }
@@ -33,6 +33,9 @@ pub struct Settings {
     values: BTreeMap<(&'static str, &'static str, String), (Value, Option<Origin>)>,
     handlers: BTreeSet<String>,
     unknown: Vec<(String, Origin)>,
+    /// Keys of `storage.conf` that do nothing, and why.
+    ignored: Vec<(String, Origin, &'static str)>,
+    pull_options: BTreeMap<String, String>,
 }
 
 impl Settings {
@@ -42,9 +45,7 @@ impl Settings {
     /// A file that can't be read, is not TOML, or holds a value of a wrong type.
     pub fn load(sources: Sources) -> Result<Self, Error> {
         let mut settings = Self::built_in();
-        if let Some(path) = &sources.storage_conf {
-            settings.take_storage_conf(&StorageConf::read(path)?, path);
-        }
+        settings.take_storage_conf(StorageConf::load(&sources.storage)?);
         for path in files(&sources)? {
             settings.take_file(File::read(&path)?);
         }
@@ -66,23 +67,14 @@ impl Settings {
             values,
             handlers: BTreeSet::new(),
             unknown: Vec::new(),
+            ignored: Vec::new(),
+            pull_options: BTreeMap::new(),
         }
     }
 
-    fn take_storage_conf(&mut self, conf: &StorageConf, path: &Path) {
-        let texts = [
-            ("root", &conf.root),
-            ("runroot", &conf.run_root),
-            ("storage_driver", &conf.driver),
-        ];
-        let texts = texts
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, Value::Text(value.clone()?))));
-        let options = (!conf.options.is_empty())
-            .then(|| ("storage_option", Value::List(conf.options.clone())));
-        for (key, value) in texts.chain(options) {
+    fn take_storage_conf(&mut self, conf: StorageConf) {
+        for (key, value, origin) in conf.options() {
             let row = rows::find("crio", key).expect("the storage options are rows");
-            let origin = Origin::File(path.to_owned(), 1);
             self.take(Setting {
                 row,
                 name: String::new(),
@@ -90,6 +82,9 @@ impl Settings {
                 origin,
             });
         }
+        self.ignored = conf.ignored().collect();
+        self.pull_options = conf.pull_options();
+        self.unknown.extend(conf.unknown);
     }
 
     fn take_file(&mut self, file: File) {
@@ -149,6 +144,18 @@ impl Settings {
                 };
                 Some((full_name(table, key, name), origin.as_ref()?, why))
             })
+            .chain(
+                self.ignored
+                    .iter()
+                    .map(|(key, origin, why)| (key.clone(), origin, *why)),
+            )
+    }
+
+    /// How images are to be pulled, as `[storage.options.pull_options]` of `storage.conf` says it:
+    /// `enable_partial_images`, `use_hard_links` and the like, with `"true"` or `"false"`.
+    #[must_use]
+    pub fn pull_options(&self) -> &BTreeMap<String, String> {
+        &self.pull_options
     }
 
     /// Keys in files that are no option.
@@ -398,7 +405,10 @@ mod tests {
         Settings::load(Sources {
             file: Some(directory.path().join("crio.conf")),
             directory: Some(drop_ins),
-            storage_conf: Some(directory.path().join("storage.conf")),
+            storage: StorageSources {
+                directories: vec![directory.path().to_owned()],
+                ..StorageSources::default()
+            },
             given,
             ..Sources::default()
         })

@@ -56,6 +56,17 @@ impl Value {
         }
     }
 
+    /// Whether it is an empty string, an empty list or map, or false.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::List(items) => items.is_empty(),
+            Self::Map(pairs) => pairs.is_empty(),
+            Self::Bool(value) => !value,
+            Self::Integer(_) | Self::Duration(_) => false,
+        }
+    }
+
     /// The value as TOML.
     pub(crate) fn to_toml(&self) -> String {
         let quoted = |text: &String| toml::Value::String(text.clone()).to_string();

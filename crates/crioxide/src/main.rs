@@ -181,14 +181,11 @@ fn sources(matches: &ArgMatches) -> Result<Sources> {
         Some(empty) if empty.is_empty() => None,
         Some(path) => Some(PathBuf::from(path)),
     };
-    let storage_conf = std::env::var_os("CONTAINERS_STORAGE_CONF");
     Ok(Sources {
         file: path("config", "/etc/crio/crio.conf"),
         file_must_exist: matches.contains_id("config"),
         directory: path("config-dir", "/etc/crio/crio.conf.d"),
-        storage_conf: Some(
-            storage_conf.map_or_else(|| "/etc/containers/storage.conf".into(), PathBuf::from),
-        ),
+        storage: config::StorageSources::system(|name| std::env::var_os(name)),
         given: config::given(matches, |name| std::env::var_os(name)).context("configuration")?,
     })
 }

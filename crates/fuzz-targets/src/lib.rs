@@ -40,6 +40,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("seccomp", seccomp::profile),
     ("spdy_frame", streams::spdy_frame),
     ("spdy_headers", streams::spdy_headers),
+    ("storage_conf", config::fuzzing::storage_conf),
     ("storage_table", storage::fuzzing::tables),
     ("tar", storage::fuzzing::tar),
     ("tar_gnu", tar::with_gnu),
