@@ -49,9 +49,11 @@ pub fn image_status(error: &image::Error) -> Status {
         Error::BadReference { .. } => Code::InvalidArgument,
         Error::NotFound { .. } => Code::NotFound,
         Error::Unauthorized { .. } => Code::Unauthenticated,
-        Error::Blocked { .. } | Error::Refused(_) | Error::Policy(_) | Error::InUse { .. } => {
-            Code::FailedPrecondition
-        }
+        Error::Blocked { .. }
+        | Error::Refused(_)
+        | Error::Policy(_)
+        | Error::InUse { .. }
+        | Error::ReadOnly(_) => Code::FailedPrecondition,
         Error::RegistryUnavailable { .. } => Code::Unavailable,
         Error::DigestMismatch { .. } | Error::BadManifest { .. } | Error::BadLayer { .. } => {
             Code::DataLoss

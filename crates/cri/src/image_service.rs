@@ -223,18 +223,27 @@ impl v1::image_service_server::ImageService for ImageService {
         let usage = self.pool.run(move || store.usage()).await;
         let usage = usage.map_err(|error| image_status(&image::Error::from(error)))?;
         let layers = self.pods.layers_usage().await;
-        let mountpoint = mountpoint(self.store.root());
-        let filesystem = |bytes, inodes| v1::FilesystemUsage {
+        // As CRI-O names them: containers apart only where images have a root of their own.
+        let (root, image_root) = (self.store.root(), self.store.image_root());
+        let containers = if root == image_root {
+            mountpoint(root)
+        } else {
+            let containers = root.join("overlay-containers");
+            containers.to_string_lossy().into_owned()
+        };
+        let filesystem = |mountpoint, bytes, inodes| v1::FilesystemUsage {
             timestamp: nanos(SystemTime::now()),
-            fs_id: Some(v1::FilesystemIdentifier {
-                mountpoint: mountpoint.clone(),
-            }),
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint }),
             used_bytes: Some(v1::UInt64Value { value: bytes }),
             inodes_used: Some(v1::UInt64Value { value: inodes }),
         };
         Ok(Response::new(v1::ImageFsInfoResponse {
-            image_filesystems: vec![filesystem(usage.bytes, usage.inodes)],
-            container_filesystems: vec![filesystem(layers.bytes, layers.inodes)],
+            image_filesystems: vec![filesystem(
+                mountpoint(image_root),
+                usage.bytes,
+                usage.inodes,
+            )],
+            container_filesystems: vec![filesystem(containers, layers.bytes, layers.inodes)],
         }))
     }
 }

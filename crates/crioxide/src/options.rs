@@ -1,5 +1,7 @@
 //! From the configuration to each room's own options: the only place that knows both.
 
+mod storage;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use config::{Handler, Settings};
 use pods::apparmor::AppArmor;
 use pods::cgroups::Keeper;
 
+pub(crate) use self::storage::storage;
 use crate::{argument, programs};
 
 /// How long to wait for a lock of the store that podman or skopeo holds while it unpacks.
@@ -178,8 +181,8 @@ fn monitors_slice(settings: &Settings) -> Result<systemd::Slice> {
 }
 
 /// The store, open.
-pub(crate) fn store(settings: &Settings) -> Result<storage::Store> {
-    storage::Store::open(storage(settings)?).context("open the store")
+pub(crate) fn store(settings: &Settings) -> Result<::storage::Store> {
+    ::storage::Store::open(storage(settings)?).context("open the store")
 }
 
 /// The rooms below the pods.
@@ -219,34 +222,6 @@ pub(crate) fn default_runtime(settings: &Settings) -> &str {
         "" => "crun",
         name => name,
     }
-}
-
-/// The store's place and options.
-pub(crate) fn storage(settings: &Settings) -> Result<storage::Options> {
-    match settings.text("crio", "storage_driver") {
-        "" | "overlay" => {}
-        other => {
-            let text = format!("storage driver {other:?} is not supported: overlay is");
-            return Err(settings.wrong("crio", "storage_driver", text).into());
-        }
-    }
-    let options = settings.list("crio", "storage_option").iter();
-    let mut mount_options = options.filter_map(|option| {
-        let (key, value) = option.split_once('=')?;
-        matches!(key.trim(), "overlay.mountopt" | "mountopt" | ".mountopt")
-            .then(|| value.split(','))
-    });
-    Ok(storage::Options {
-        root: settings.path("crio", "root"),
-        run_root: settings.path("crio", "runroot"),
-        mount_options: mount_options
-            .next_back()
-            .into_iter()
-            .flatten()
-            .map(|option| option.trim().to_owned())
-            .collect(),
-        lock_timeout: LOCK_TIMEOUT,
-    })
 }
 
 /// The pause image, where somebody set one: the default needs none.

@@ -124,6 +124,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The image is in a store that is only read, and can't be removed.
+    #[error("image {0} is in a read-only store")]
+    ReadOnly(String),
     /// The store failed.
     #[error("image store: {}", chain(.0))]
     Storage(#[source] storage::Error),
@@ -160,6 +163,7 @@ impl From<storage::Error> for Error {
                 image: image.to_string(),
                 container: container.to_string(),
             },
+            storage::Error::ReadOnly(image) => Self::ReadOnly(image.to_string()),
             other => Self::Storage(other),
         }
     }

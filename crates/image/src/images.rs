@@ -199,7 +199,8 @@ impl Shared {
             size: details.size,
             user: details.user.clone(),
             annotations: details.annotations.clone(),
-            pinned,
+            // Nobody can free the space of one that is only read: the kubelet is not to try.
+            pinned: pinned || record.read_only,
             config: Arc::clone(&details.config),
         })
     }

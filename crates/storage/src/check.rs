@@ -134,14 +134,15 @@ impl Store {
     }
 
     fn check_images(&self, depth: Depth, findings: &mut Findings) -> Result<(), Error> {
-        let layers = self.0.layers.read()?;
+        let layers = self.all_layers()?;
         for image in &self.0.images.read()?.rows {
             let item = || Item::Image(image.id.clone());
-            for reason in damaged_data(&self.paths().image(&image.id), &image.big_data, depth)? {
+            for reason in damaged_data(&self.paths().own_image(&image.id), &image.big_data, depth)?
+            {
                 findings.add(item(), reason);
             }
             for top in image.top_layer.iter().chain(&image.mapped_layers) {
-                if layers.get(top.as_str()).is_none() {
+                if layers.get(top).is_none() {
                     findings.add(item(), format!("its layer {top} is missing"));
                 } else if findings.has(&Item::Layer(top.clone())) {
                     findings.add(item(), format!("its layer {top} is damaged"));
@@ -152,8 +153,8 @@ impl Store {
     }
 
     fn check_containers(&self, findings: &mut Findings) -> Result<(), Error> {
-        let layers = self.0.layers.read()?;
-        let images = self.0.images.read()?;
+        let layers = self.all_layers()?;
+        let images = self.images()?;
         for container in &self.0.containers.read()?.rows {
             let item = || Item::Container(container.id.clone());
             let dir = self.paths().container(&container.id);
@@ -161,14 +162,14 @@ impl Store {
                 findings.add(item(), reason);
             }
             if let Some(image) = &container.image {
-                if images.get(image.as_str()).is_none() {
+                if !images.iter().any(|known| known.id == *image) {
                     findings.add(item(), format!("its image {image} is missing"));
                 } else if findings.has(&Item::Image(image.clone())) {
                     findings.add(item(), format!("its image {image} is damaged"));
                 }
             }
             if let Some(layer) = &container.layer {
-                if layers.get(layer.as_str()).is_none() {
+                if layers.get(layer).is_none() {
                     findings.add(item(), format!("its layer {layer} is missing"));
                 } else if findings.has(&Item::Layer(layer.clone())) {
                     findings.add(item(), format!("its layer {layer} is damaged"));

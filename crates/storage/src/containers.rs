@@ -15,8 +15,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context;
+use crate::paths::Paths;
 use crate::record::{self, ContainerRecord, LayerRecord};
-use crate::store::Paths;
 use crate::table::Half;
 use crate::{ContainerId, Error, ImageId, LayerId, Store};
 
@@ -136,14 +136,10 @@ impl Store {
             Some(layer) => self.0.layers.read()?.get(layer.as_str()).cloned(),
             None => None,
         };
-        if row.volatile {
+        if row.half == Half::Volatile {
             Copy::write(self.paths(), &row, layer.as_deref())?;
         }
-        containers.save(if row.volatile {
-            Half::Volatile
-        } else {
-            Half::Stable
-        })
+        containers.save(row.half)
     }
 
     /// Mounts a container's root file system; it is fine if it is mounted already.

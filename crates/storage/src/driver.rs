@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use crate::error::Context;
-use crate::store::Paths;
+use crate::paths::Paths;
 use crate::{Error, LayerId, limits};
 
 /// Permissions of the root of a layer whose archive has no entry for it, and no parent.
@@ -108,19 +108,20 @@ pub(crate) fn write_links(
     write_new(&layer.join("lower"), &lower)
 }
 
-/// Makes the short name `link` of layer `id`.
-pub(crate) fn make_link(paths: &Paths, link: &Link, id: &LayerId) -> Result<(), Error> {
-    let path = paths.links().join(link.as_str());
+/// Makes the short name `link` of layer `id` in the driver's directory `overlay`.
+pub(crate) fn make_link(overlay: &Path, link: &Link, id: &LayerId) -> Result<(), Error> {
+    let path = overlay.join("l").join(link.as_str());
     std::os::unix::fs::symlink(format!("../{id}/diff"), &path).at("make", path)
 }
 
 /// Makes short names again that a power cut took: `lower` files refer to them.
 pub(crate) fn repair_links(paths: &Paths, ids: impl Iterator<Item = LayerId>) -> Result<(), Error> {
     for id in ids {
-        let Ok(link) = Link::read(&paths.layer(&id)) else {
+        let layer = paths.own_layer(&id);
+        let (Ok(link), Some(overlay)) = (Link::read(&layer), layer.parent()) else {
             continue;
         };
-        match make_link(paths, &link, &id) {
+        match make_link(overlay, &link, &id) {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
             other => other?,
         }
@@ -129,11 +130,11 @@ pub(crate) fn repair_links(paths: &Paths, ids: impl Iterator<Item = LayerId>) ->
 }
 
 /// Removes the short name of the layer in directory `layer`, if it has one.
-pub(crate) fn remove_link(paths: &Paths, layer: &Path) -> Result<(), Error> {
-    let Ok(link) = Link::read(layer) else {
+pub(crate) fn remove_link(layer: &Path) -> Result<(), Error> {
+    let (Ok(link), Some(overlay)) = (Link::read(layer), layer.parent()) else {
         return Ok(());
     };
-    let path = paths.links().join(link.as_str());
+    let path = overlay.join("l").join(link.as_str());
     match fs::remove_file(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.at("remove", path),
@@ -154,7 +155,7 @@ pub(crate) fn make_writable(
     id: &LayerId,
     parent: Option<&LayerId>,
 ) -> Result<(), Error> {
-    let layer = paths.layer(id);
+    let layer = paths.writable_layer(id);
     make_dir(&layer, 0o700)?;
     let diff = layer.join("diff");
     make_dir(&diff, ROOT_MODE)?;
@@ -165,7 +166,7 @@ pub(crate) fn make_writable(
     write_links(paths, &layer, &link, parent)?;
     make_dir(&layer.join("work"), 0o700)?;
     make_dir(&layer.join("merged"), 0o700)?;
-    make_link(paths, &link, id)
+    make_link(&paths.overlay(), &link, id)
 }
 
 /// Makes a directory with exactly `mode`.

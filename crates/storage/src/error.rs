@@ -53,6 +53,9 @@ pub enum Error {
         /// A container that was made from it.
         container: ContainerId,
     },
+    /// The image is of a store that is only read.
+    #[error("image {0} is in a read-only store")]
+    ReadOnly(ImageId),
     /// The layer can't go while something uses it.
     #[error("layer {0} is in use")]
     LayerInUse(LayerId),

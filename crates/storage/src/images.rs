@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub(crate) use self::big_data::file_name;
 use crate::record::{self, ImageRecord};
 use crate::table::Half;
-use crate::{Digest, Error, ImageId, LayerId, Store, layers};
+use crate::{Digest, Error, ImageId, LayerId, Store};
 
 /// An image in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Image {
     pub big_data: Vec<(String, u64)>,
     /// Whatever containers/image keeps about signatures (JSON).
     pub metadata: String,
+    /// It is of a store that is only read: it can't be removed.
+    pub read_only: bool,
 }
 
 /// An image to be recorded. Its layers are committed already.
@@ -64,11 +66,12 @@ pub(crate) struct ImageIndex {
 }
 
 /// Makes the index from the records.
-pub(crate) fn index(rows: &[Arc<ImageRecord>]) -> ImageIndex {
-    let list: Arc<[_]> = rows
-        .iter()
-        .map(|row| Arc::new(Image::from(row.as_ref())))
-        .collect();
+pub(crate) fn index(rows: &[Arc<ImageRecord>], read_only: bool) -> ImageIndex {
+    let shown = |row: &Arc<ImageRecord>| Image {
+        read_only,
+        ..Image::from(row.as_ref())
+    };
+    let list: Arc<[_]> = rows.iter().map(|row| Arc::new(shown(row))).collect();
     let by_id = list
         .iter()
         .enumerate()
@@ -80,6 +83,20 @@ pub(crate) fn index(rows: &[Arc<ImageRecord>]) -> ImageIndex {
         by_name: names.collect(),
         by_id,
         list,
+    }
+}
+
+impl ImageIndex {
+    pub(crate) fn list(&self) -> &[Arc<Image>] {
+        &self.list
+    }
+
+    fn by_id(&self, id: &ImageId) -> Option<Arc<Image>> {
+        self.by_id.get(id).map(|at| Arc::clone(&self.list[*at]))
+    }
+
+    fn by_name(&self, name: &str) -> Option<Arc<Image>> {
+        self.by_name.get(name).map(|at| Arc::clone(&self.list[*at]))
     }
 }
 
@@ -112,18 +129,19 @@ impl From<&ImageRecord> for Image {
                 .map(|key| (key.clone(), size(key)))
                 .collect(),
             metadata: record.metadata.clone(),
+            read_only: false,
         }
     }
 }
 
 impl Store {
-    /// All images. Costs one read of 64 bytes while nothing changed, and never waits for a
+    /// All images, ours first. Costs one read of 64 bytes while nothing changed, and never waits for a
     /// peer's lock once there was a first answer.
     ///
     /// # Errors
     /// [`Error::Locked`] (at first only), [`Error::Damaged`], [`Error::Io`].
     pub fn images(&self) -> Result<Arc<[Arc<Image>]>, Error> {
-        Ok(Arc::clone(&self.0.images.read()?.view.list))
+        self.with_additional(&self.0.images.read()?.view.list)
     }
 
     /// The image `id`.
@@ -131,13 +149,12 @@ impl Store {
     /// # Errors
     /// [`Error::ImageUnknown`]; else as [`Store::images`].
     pub fn image(&self, id: &ImageId) -> Result<Arc<Image>, Error> {
-        let images = self.0.images.read()?;
-        let at = images
-            .view
-            .by_id
-            .get(id)
-            .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
-        Ok(Arc::clone(&images.view.list[*at]))
+        let own = self.0.images.read()?.view.by_id(id);
+        let found = match own {
+            Some(own) => Some(own),
+            None => self.find_additional(|images| images.by_id(id))?,
+        };
+        found.ok_or_else(|| Error::ImageUnknown(id.to_string()))
     }
 
     /// The image that `name` (fully qualified) names.
@@ -145,13 +162,12 @@ impl Store {
     /// # Errors
     /// [`Error::ImageUnknown`]; else as [`Store::images`].
     pub fn image_by_name(&self, name: &str) -> Result<Arc<Image>, Error> {
-        let images = self.0.images.read()?;
-        let at = images
-            .view
-            .by_name
-            .get(name)
-            .ok_or_else(|| Error::ImageUnknown(name.into()))?;
-        Ok(Arc::clone(&images.view.list[*at]))
+        let own = self.0.images.read()?.view.by_name(name);
+        let found = match own {
+            Some(own) => Some(own),
+            None => self.find_additional(|images| images.by_name(name))?,
+        };
+        found.ok_or_else(|| Error::ImageUnknown(name.into()))
     }
 
     /// Bytes of an image: its uncompressed layers, as their records say, and its big data. From
@@ -161,8 +177,9 @@ impl Store {
     /// As [`Store::image`].
     pub fn image_size(&self, id: &ImageId) -> Result<u64, Error> {
         let image = self.image(id)?;
-        let snapshot = self.0.layers.read()?;
-        let layers: u64 = layers::chain(&snapshot, image.top_layer.as_ref())
+        let layers = self.all_layers()?;
+        let layers: u64 = layers
+            .chain(image.top_layer.as_ref())
             .map(|layer| u64::try_from(layer.diff_size).unwrap_or(0))
             .sum();
         Ok(layers + image.big_data.iter().map(|(_, size)| size).sum::<u64>())
@@ -174,11 +191,11 @@ impl Store {
     /// # Errors
     /// [`Error::LayerUnknown`] where a peer removed the top layer meanwhile: pull again.
     pub fn put_image(&self, image: NewImage) -> Result<Arc<Image>, Error> {
+        let elsewhere = self.additional_layers()?;
         let layers = self.0.layers.hold()?;
         let is_usable = |id: &LayerId| {
-            layers
-                .snapshot
-                .get(id.as_str())
+            let own = layers.snapshot.get(id.as_str());
+            own.or_else(|| elsewhere.get(id))
                 .is_some_and(|layer| !layer.is_incomplete())
         };
         if let Some(top) = &image.top_layer
@@ -221,10 +238,15 @@ impl Store {
     /// # Errors
     /// [`Error::ImageUnknown`], [`Error::Locked`], [`Error::Damaged`], [`Error::Io`].
     pub fn tag(&self, id: &ImageId, name: &str) -> Result<(), Error> {
+        let elsewhere = self.additional_record(id)?;
         let mut images = self.0.images.write()?;
-        images
-            .get(id.as_str())
-            .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        if images.get(id.as_str()).is_none() {
+            // One that is only read gets a record of ours on its layers, as peers do.
+            let Some((record, dir)) = elsewhere else {
+                return Err(Error::ImageUnknown(id.to_string()));
+            };
+            images.rows.push(Arc::new(self.copy_up(&record, &dir)?));
+        }
         for row in &mut images.rows {
             if row.id != *id && row.names.iter().any(|known| known == name) {
                 Arc::make_mut(row).names.retain(|known| known != name);
@@ -240,7 +262,7 @@ impl Store {
     /// Takes `name` from the image that has it, which stays; it is fine if none has it.
     ///
     /// # Errors
-    /// [`Error::Locked`], [`Error::Damaged`], [`Error::Io`].
+    /// [`Error::ReadOnly`] where it is of a store that is only read; [`Error::Locked`], [`Error::Damaged`], [`Error::Io`].
     pub fn untag(&self, name: &str) -> Result<(), Error> {
         let mut images = self.0.images.write()?;
         let mut changed = false;
@@ -251,9 +273,12 @@ impl Store {
             }
         }
         if changed {
-            images.save(Half::Stable)
-        } else {
-            Ok(())
+            return images.save(Half::Stable);
+        }
+        drop(images);
+        match self.find_additional(|images| images.by_name(name))? {
+            Some(image) => Err(Error::ReadOnly(image.id.clone())),
+            None => Ok(()),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Layers of images: finding one again and committing a new one.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Context;
 use crate::record::LayerRecord;
 use crate::staging::Staging;
-use crate::table::{Half, Snapshot, Writing};
+use crate::table::{Half, Writing};
 use crate::{Digest, Error, LayerId, StagedLayer, Store, driver, open};
 
 /// How a layer's blob was compressed (the numbers are those in `layers.json`).
@@ -50,13 +51,11 @@ impl Store {
         diff_id: &Digest,
         parent: Option<&LayerId>,
     ) -> Result<Option<LayerId>, Error> {
-        let layers = self.0.layers.read()?;
-        Ok(find(
-            &layers.rows,
-            &LayerId::derived(parent, diff_id),
-            diff_id,
-            parent,
-        ))
+        let layers = self.all_layers()?;
+        let derived = LayerId::derived(parent, diff_id);
+        Ok(layers
+            .stores()
+            .find_map(|rows| find(rows, &derived, diff_id, parent)))
     }
 
     /// Makes an unpacked layer one of the store's, durably: its data is synced, then recorded.
@@ -94,7 +93,10 @@ impl Store {
         if let (false, Some(parent)) = (staged.has_root, parent) {
             driver::root_like_parent(paths, &staged.staging.diff(), parent)?;
         }
-        sync(&staged.staging)?;
+        sync(staged.staging.path())?;
+        if paths.is_split() {
+            sync(staged.staging.tar_split())?;
+        }
         sys::fault::point("storage.layer.synced").at("commit", staged.staging.path())?;
         self.record_layer(&staged, &layer)
     }
@@ -104,19 +106,21 @@ impl Store {
     /// # Errors
     /// [`Error::LayerUnknown`]; else as [`Store::images`].
     pub fn layer_size(&self, id: &LayerId) -> Result<u64, Error> {
-        let layers = self.0.layers.read()?;
+        let layers = self.all_layers()?;
         let layer = layers
-            .get(id.as_str())
+            .get(id)
             .ok_or_else(|| Error::LayerUnknown(id.clone()))?;
         Ok(u64::try_from(layer.diff_size).unwrap_or(0))
     }
 
     fn record_layer(&self, staged: &StagedLayer, layer: &NewLayer) -> Result<LayerId, Error> {
         let paths = self.paths();
+        let elsewhere = self.additional_layers()?;
         let mut layers = self.write_layers()?;
         let parent = layer.parent.as_ref();
         if let Some(parent) = parent
             && layers.get(parent.as_str()).is_none()
+            && elsewhere.get(parent).is_none()
         {
             return Err(Error::LayerUnknown(parent.clone()));
         }
@@ -126,24 +130,30 @@ impl Store {
         }
         let taken = layers.get(derived.as_str()).is_some();
         let id = if taken { LayerId::random() } else { derived };
-        layers.rows.push(Arc::new(record(&id, staged, layer)));
-        layers.save(Half::Stable)?;
-        sys::fault::point("storage.layer.recorded").at("commit", paths.layer(&id))?;
+        // Below the graph root also where images have a root of their own: current peers read both
+        // files, podman 5.4 that one alone.
+        let half = Half::Stable;
+        let record = record(&id, staged, layer);
+        let (place, overlay) = (paths.image_layer(&id), paths.image_overlay());
+        layers.rows.push(Arc::new(record));
+        layers.save(half)?;
+        sys::fault::point("storage.layer.recorded").at("commit", &place)?;
         let mut put = || {
             // Nobody owns a directory of that name: the record would say so.
-            staged.staging.take(&paths.layer(&id))?;
-            rename(&staged.staging.layer(), &paths.layer(&id))?;
-            rename(staged.staging.tar_split(), &paths.tar_split(&id))?;
-            driver::make_link(paths, &staged.link, &id)?;
-            for dir in [paths.overlay(), paths.links(), paths.table("layers")] {
+            staged.staging.take(&place)?;
+            rename(&staged.staging.layer(), &place)?;
+            let tar_split = paths.own_beside_layers(&format!("{id}.tar-split.gz"));
+            rename(staged.staging.tar_split(), &tar_split)?;
+            driver::make_link(&overlay, &staged.link, &id)?;
+            for dir in [overlay.clone(), overlay.join("l"), paths.table("layers")] {
                 sys::durable::sync_dir(&dir).at("sync", dir)?;
             }
-            sys::fault::point("storage.layer.placed").at("commit", paths.layer(&id))?;
+            sys::fault::point("storage.layer.placed").at("commit", &place)?;
             layers
                 .get_mut(id.as_str())
                 .expect("pushed above")
                 .mark_complete();
-            layers.save(Half::Stable)
+            layers.save(half)
         };
         if let Err(error) = put() {
             // What the record marks as incomplete anybody may remove, and we right now.
@@ -171,13 +181,12 @@ impl Store {
 }
 
 /// Syncs a staged layer. One call for the file system: a layer has thousands of files.
-fn sync(staging: &Staging) -> Result<(), Error> {
-    let path = staging.path();
+fn sync(path: &Path) -> Result<(), Error> {
     let dir = fs::File::open(path).at("open", path)?;
     sys::durable::sync_filesystem(&dir).at("sync", path)
 }
 
-fn rename(from: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
+fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     sys::durable::rename_volatile(from, to).at("rename", from)
 }
 
@@ -208,7 +217,7 @@ fn find(
         row.diff_digest == diff_id.as_str()
             && row.parent.as_ref() == parent
             && !row.is_incomplete()
-            && !row.volatile
+            && !row.is_writable()
             && !row.is_mapped()
     };
     let mut fitting = rows.iter().filter(fits);
@@ -217,14 +226,4 @@ fn find(
         .chain(fitting)
         .find(|row| row.id == *derived);
     Some(same.unwrap_or(first).id.clone())
-}
-
-/// The chain of layers from `top` down. It ends at a missing one, and a loop of parents too.
-pub(crate) fn chain<'a>(
-    layers: &'a Snapshot<LayerRecord, ()>,
-    top: Option<&'a LayerId>,
-) -> impl Iterator<Item = &'a Arc<LayerRecord>> {
-    let first = top.and_then(|id| layers.get(id.as_str()));
-    std::iter::successors(first, |layer| layers.get(layer.parent.as_ref()?.as_str()))
-        .take(crate::limits::LOWERS + 1)
 }

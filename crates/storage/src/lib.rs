@@ -17,6 +17,7 @@
 //!
 //! Everything blocks: callers run it on a pool.
 
+mod additional;
 mod archive;
 mod check;
 mod containers;
@@ -33,6 +34,7 @@ mod layers;
 pub mod limits;
 mod mounts;
 mod open;
+mod paths;
 mod record;
 mod staging;
 mod store;

@@ -144,13 +144,16 @@ impl Store {
             .top_layer
             .as_ref()
             .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
-        let mut lowers = vec![PathBuf::from(top.as_str()).join("diff")];
+        // Short where it can be: all names together have to fit into a page on older kernels.
+        let layer = paths.layer(top);
+        let layer = layer.strip_prefix(paths.overlay()).unwrap_or(&layer);
+        let mut lowers = vec![layer.join("diff")];
         let below = driver::lowers(paths, top)?;
         if below.is_empty() {
             // An overlay that is only read wants two layers at least.
-            lowers.push(PathBuf::from(top.as_str()).join("empty"));
+            lowers.push(layer.join("empty"));
         }
-        lowers.extend(below.into_iter().map(PathBuf::from));
+        lowers.extend(below.iter().map(|name| paths.lower(name)));
         let upper = match changes {
             None => None,
             Some(dir) => {
@@ -178,7 +181,7 @@ impl Store {
         let lowers = if lowers.is_empty() {
             vec![layer.join("empty")]
         } else {
-            lowers.into_iter().map(PathBuf::from).collect()
+            lowers.iter().map(|name| paths.lower(name)).collect()
         };
         let (flags, mut options) = self.mount_options();
         if !label.is_empty() {
@@ -198,7 +201,7 @@ impl Store {
         }
         // A volatile overlay leaves this behind, so that nobody trusts the layer after a crash.
         // Nobody does: containers don't outlive a boot.
-        let incompat = paths.layer(id).join("work/work/incompat");
+        let incompat = paths.writable_layer(id).join("work/work/incompat");
         match fs::remove_dir_all(&incompat) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).at("remove", incompat);

@@ -12,9 +12,9 @@ use sys::beneath::Dir;
 use sys::mount::{self, Propagation};
 
 use crate::error::Context;
+use crate::paths::{Paths, table_of};
 use crate::record::{ContainerRecord, LayerRecord, Record};
 use crate::staging::{self, Staging};
-use crate::store::Paths;
 use crate::table::{Half, Writing};
 use crate::{Error, LayerId, Store, containers, driver};
 
@@ -32,14 +32,26 @@ pub(crate) fn prepare(paths: &Paths) -> Result<(), Error> {
     driver::make_dirs(paths.root(), 0o700)?;
     driver::make_dirs(paths.run_root(), 0o700)?;
     backing_file_system(paths.root())?;
-    for dir in [
-        paths.overlay(),
-        paths.staging(),
-        paths.run_root().join("overlay"),
-    ] {
+    for overlay in paths.own_overlays() {
+        driver::make_dirs(&overlay, 0o700)?;
+        driver::make_dirs(&overlay.join("l"), 0o755)?;
+        directory_types(&overlay)?;
+    }
+    for dir in [paths.staging(), paths.run_root().join("overlay")] {
         driver::make_dirs(&dir, 0o700)?;
     }
-    driver::make_dirs(&paths.links(), 0o755)?;
+    if paths.is_split() {
+        driver::make_dirs(&table_of(paths.image_root(), "layers"), 0o700)?;
+    }
+    for root in paths.additional() {
+        if !fs::metadata(root).at("stat", root)?.is_dir() {
+            let reason = "it is no directory".into();
+            return Err(Error::Unsuitable {
+                path: root.clone(),
+                reason,
+            });
+        }
+    }
     for table in ["layers", "images", "containers"] {
         driver::make_dirs(&paths.table(table), 0o700)?;
     }
@@ -50,7 +62,7 @@ pub(crate) fn prepare(paths: &Paths) -> Result<(), Error> {
         let path = paths.root().join(lock);
         sys::lock::LockFile::open(&path).at("open", path)?;
     }
-    directory_types(paths)
+    Ok(())
 }
 
 /// `overlay/` mounted onto itself, privately, as every peer does when it opens a store: the first
@@ -60,7 +72,10 @@ pub(crate) fn prepare(paths: &Paths) -> Result<(), Error> {
 pub(crate) struct Home(Option<PathBuf>);
 
 impl Home {
-    pub(crate) fn mount(paths: &Paths) -> Result<Self, Error> {
+    pub(crate) fn mount(paths: &Paths, wanted: bool) -> Result<Self, Error> {
+        if !wanted {
+            return Ok(Self(None));
+        }
         let overlay = paths.overlay();
         // A mount on the directory would hide what is mounted below it.
         let there = mount::is_mount_point(&overlay).at("stat", &overlay)?;
@@ -107,15 +122,14 @@ fn backing_file_system(root: &Path) -> Result<(), Error> {
 }
 
 /// Overlay needs to know what a directory's entries are (XFS made with `ftype=0` can't tell).
-fn directory_types(paths: &Paths) -> Result<(), Error> {
-    let overlay = paths.overlay();
-    let entries = Dir::open(&overlay)
+fn directory_types(overlay: &Path) -> Result<(), Error> {
+    let entries = Dir::open(overlay)
         .and_then(|dir| dir.entries())
-        .at("list", &overlay)?;
+        .at("list", overlay)?;
     if entries.iter().any(|(_, kind)| *kind == FileType::Unknown) {
         let reason = "the file system does not support d_type (XFS: make it with ftype=1)".into();
         return Err(Error::Unsuitable {
-            path: paths.root().to_owned(),
+            path: overlay.to_owned(),
             reason,
         });
     }
@@ -172,12 +186,12 @@ fn rebuild_torn(store: &Store) -> Result<(), Error> {
     let mut containers = containers.write()?;
     for copy in containers::copies(store.paths())? {
         if torn_layers && let Some(layer) = copy.layer {
-            let there = store.paths().layer(&layer.id).join("diff");
+            let there = store.paths().writable_layer(&layer.id).join("diff");
             if fs::symlink_metadata(there).is_ok() {
                 add(
                     &mut layers,
                     LayerRecord {
-                        volatile: true,
+                        half: Half::Volatile,
                         ..layer
                     },
                 );
@@ -187,7 +201,7 @@ fn rebuild_torn(store: &Store) -> Result<(), Error> {
             add(
                 &mut containers,
                 ContainerRecord {
-                    volatile: true,
+                    half: Half::Volatile,
                     ..copy.container
                 },
             );
@@ -224,11 +238,8 @@ pub(crate) fn remove_incomplete(
         take_layer(paths, &layer.id, trash)?;
     }
     layers.rows.retain(|row| !row.is_incomplete());
-    for half in [Half::Stable, Half::Volatile] {
-        if marked
-            .iter()
-            .any(|row| row.volatile == (half == Half::Volatile))
-        {
+    for half in Half::ALL {
+        if marked.iter().any(|row| row.half == half) {
             layers.save(half)?;
         }
     }
@@ -237,11 +248,11 @@ pub(crate) fn remove_incomplete(
 
 /// Moves everything of a layer out of the way.
 pub(crate) fn take_layer(paths: &Paths, id: &LayerId, trash: &Staging) -> Result<(), Error> {
-    let layer = paths.layer(id);
-    driver::remove_link(paths, &layer)?;
+    let layer = paths.own_layer(id);
+    driver::remove_link(&layer)?;
     trash.take(&layer)?;
-    trash.take(&paths.tar_split(id))?;
-    trash.take(&paths.layer_data(id))
+    trash.take(&paths.own_beside_layers(&format!("{id}.tar-split.gz")))?;
+    trash.take(&paths.own_beside_layers(id.as_str()))
 }
 
 /// Removes directories of layers that have no record: a volatile table lost them. Every maker of
@@ -252,9 +263,20 @@ fn remove_orphans(
     trash: &Staging,
 ) -> Result<(), Error> {
     let known: HashSet<&str> = layers.rows.iter().map(|row| row.id.as_str()).collect();
-    let overlay = paths.overlay();
-    let dir = Dir::open(&overlay).at("open", &overlay)?;
-    for (name, _) in dir.entries().at("list", &overlay)? {
+    for overlay in paths.own_overlays() {
+        remove_orphans_in(&overlay, paths, &known, trash)?;
+    }
+    Ok(())
+}
+
+fn remove_orphans_in(
+    overlay: &Path,
+    paths: &Paths,
+    known: &HashSet<&str>,
+    trash: &Staging,
+) -> Result<(), Error> {
+    let dir = Dir::open(overlay).at("open", overlay)?;
+    for (name, _) in dir.entries().at("list", overlay)? {
         let Some(text) = name.to_str().filter(|_| driver::is_layer_name(&name)) else {
             continue;
         };
@@ -263,7 +285,7 @@ fn remove_orphans(
         }
         let id: LayerId = text.parse()?;
         tracing::warn!(layer = %id, "removing a layer that has no record");
-        let merged = paths.merged(&id);
+        let merged = overlay.join(text).join("merged");
         if mount::is_mount_point(&merged).at("stat", &merged)? {
             mount::unmount_lazily(&merged).at("unmount", &merged)?;
         }

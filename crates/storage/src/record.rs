@@ -7,16 +7,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::table::Half;
 use crate::{ContainerId, ImageId, LayerId};
 
 /// A line of a table.
 pub(crate) trait Record: Clone + Serialize + DeserializeOwned {
     /// Unique in the table.
     fn id(&self) -> &str;
-    /// Whether it goes to the table's volatile file.
-    fn is_volatile(&self) -> bool;
-    /// Which file it was read from.
-    fn set_volatile(&mut self, volatile: bool);
+    /// Which of the table's files it is in.
+    fn half(&self) -> Half;
+    /// Sets the file that it was read from.
+    fn set_half(&mut self, half: Half);
 }
 
 type Flags = Map<String, Value>;
@@ -83,7 +84,7 @@ pub(crate) struct LayerRecord {
     #[serde(flatten)]
     pub(crate) other: Map<String, Value>,
     #[serde(skip)]
-    pub(crate) volatile: bool,
+    pub(crate) half: Half,
 }
 
 impl LayerRecord {
@@ -105,7 +106,7 @@ impl LayerRecord {
             gidset: Vec::new(),
             flags: Map::new(),
             other: Map::new(),
-            volatile: false,
+            half: Half::Stable,
         };
         record.mark_incomplete();
         record
@@ -122,6 +123,11 @@ impl LayerRecord {
 
     pub(crate) fn mark_complete(&mut self) {
         self.flags.remove(INCOMPLETE);
+    }
+
+    /// Whether it is a container's.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.half == Half::Volatile
     }
 
     /// Keys of its big data.
@@ -142,11 +148,11 @@ impl Record for LayerRecord {
     fn id(&self) -> &str {
         self.id.as_str()
     }
-    fn is_volatile(&self) -> bool {
-        self.volatile
+    fn half(&self) -> Half {
+        self.half
     }
-    fn set_volatile(&mut self, volatile: bool) {
-        self.volatile = volatile;
+    fn set_half(&mut self, half: Half) {
+        self.half = half;
     }
 }
 
@@ -197,10 +203,10 @@ impl Record for ImageRecord {
     fn id(&self) -> &str {
         self.id.as_str()
     }
-    fn is_volatile(&self) -> bool {
-        false
+    fn half(&self) -> Half {
+        Half::Stable
     }
-    fn set_volatile(&mut self, _volatile: bool) {}
+    fn set_half(&mut self, _half: Half) {}
 }
 
 /// Items beside a record: their keys, sizes and digests.
@@ -258,7 +264,7 @@ pub(crate) struct ContainerRecord {
     #[serde(flatten)]
     pub(crate) other: Map<String, Value>,
     #[serde(skip)]
-    pub(crate) volatile: bool,
+    pub(crate) half: Half,
 }
 
 impl ContainerRecord {
@@ -275,11 +281,11 @@ impl Record for ContainerRecord {
     fn id(&self) -> &str {
         self.id.as_str()
     }
-    fn is_volatile(&self) -> bool {
-        self.volatile
+    fn half(&self) -> Half {
+        self.half
     }
-    fn set_volatile(&mut self, volatile: bool) {
-        self.volatile = volatile;
+    fn set_half(&mut self, half: Half) {
+        self.half = half;
     }
 }
 

@@ -17,7 +17,7 @@ use sys::lock::{Kind, LockFile};
 
 use crate::driver::{self, Link};
 use crate::error::Context;
-use crate::store::Paths;
+use crate::paths::Paths;
 use crate::{Digest, Error};
 
 const LOCK: &str = "staging.lock";

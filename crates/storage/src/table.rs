@@ -16,6 +16,8 @@
 //! Lists do not wait: they read the 64 bytes, and where those are new and a peer holds the lock
 //! (skopeo does for seconds while it unpacks) the last snapshot answers.
 
+mod read_only;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
@@ -27,6 +29,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use sys::lock::{Kind, LockError, LockFile};
 
+pub(crate) use self::read_only::ReadOnly;
 use crate::error::Context;
 use crate::record::Record;
 use crate::{Error, limits};
@@ -44,15 +47,25 @@ pub(crate) enum Rank {
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
     pub(crate) lock: PathBuf,
+    /// Held beside it: that of another root, where some of the records are.
+    pub(crate) second_lock: Option<PathBuf>,
     pub(crate) stable: PathBuf,
+    /// Records of images' layers that current peers put into the images' own root.
+    pub(crate) image: Option<PathBuf>,
     pub(crate) volatile: Option<PathBuf>,
 }
 
 impl Files {
     /// The files of records.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Path> {
-        let volatile = self.volatile.as_deref();
-        std::iter::once(self.stable.as_path()).chain(volatile)
+        self.halves().map(|(path, _)| path)
+    }
+
+    fn halves(&self) -> impl Iterator<Item = (&Path, Half)> {
+        let image = self.image.as_deref().map(|path| (path, Half::Image));
+        let volatile = self.volatile.as_deref().map(|path| (path, Half::Volatile));
+        let stable = (self.stable.as_path(), Half::Stable);
+        std::iter::once(stable).chain(image).chain(volatile)
     }
 }
 
@@ -78,16 +91,45 @@ pub(crate) struct Snapshot<R, V> {
 }
 
 impl<R: Record, V> Snapshot<R, V> {
+    fn new(writer: LastWriter, mut rows: Vec<Arc<R>>, derive: &Derive<R, V>) -> Self {
+        let mut index = HashMap::with_capacity(rows.len());
+        rows.retain(|row| {
+            let at = index.len();
+            // Of several with one ID the first counts, as with peers.
+            index.insert(Box::from(row.id()), at).is_none_or(|first| {
+                index.insert(Box::from(row.id()), first);
+                false
+            })
+        });
+        let view = derive(&rows);
+        Self {
+            writer,
+            rows,
+            index,
+            view,
+        }
+    }
+
     pub(crate) fn get(&self, id: &str) -> Option<&Arc<R>> {
         self.index.get(id).map(|at| &self.rows[*at])
     }
 }
 
 /// Which of its files a change of a table touches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Half {
+    /// Synced; in the graph root.
+    #[default]
     Stable,
+    /// Synced; in the images' own root.
+    Image,
+    /// Never synced: containers.
     Volatile,
+}
+
+impl Half {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Stable, Self::Image, Self::Volatile];
 }
 
 impl<R: Record, V> Table<R, V> {
@@ -122,7 +164,10 @@ impl<R: Record, V> Table<R, V> {
             self.timeout
         };
         match (lock.lock(Kind::Shared, patience), known) {
-            (Ok(()), _) => self.load(&lock),
+            (Ok(()), _) => {
+                let _second = self.second(Kind::Shared)?;
+                self.load(&lock)
+            }
             (Err(LockError::TimedOut { .. }), Some(known)) => Ok(known),
             (Err(error), _) => Err(locked(&self.files.lock, error)),
         }
@@ -131,6 +176,7 @@ impl<R: Record, V> Table<R, V> {
     /// The table as it is, which nobody changes while the result lives.
     pub(crate) fn hold(&self) -> Result<Held<R, V>, Error> {
         let (lock, order) = take(&self.files.lock, self.rank, Kind::Shared, self.timeout)?;
+        let second = self.second(Kind::Shared)?;
         let snapshot = match self.snapshot.load_full() {
             Some(known) if known.writer == LastWriter::read(&lock, &self.files.lock)? => known,
             _ => self.load(&lock)?,
@@ -138,6 +184,7 @@ impl<R: Record, V> Table<R, V> {
         Ok(Held {
             snapshot,
             _lock: lock,
+            _second: second,
             _order: order,
         })
     }
@@ -146,6 +193,7 @@ impl<R: Record, V> Table<R, V> {
     pub(crate) fn write(&self) -> Result<Writing<'_, R, V>, Error> {
         let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (lock, order) = take(&self.files.lock, self.rank, Kind::Exclusive, self.timeout)?;
+        let second = self.second(Kind::Exclusive)?;
         let snapshot = match self.snapshot.load_full() {
             Some(known) if known.writer == LastWriter::read(&lock, &self.files.lock)? => known,
             _ => self.load(&lock)?,
@@ -155,6 +203,7 @@ impl<R: Record, V> Table<R, V> {
             rows,
             table: self,
             lock,
+            second,
             _order: order,
             _turn: turn,
         })
@@ -163,30 +212,22 @@ impl<R: Record, V> Table<R, V> {
     /// Reads the files. The lock is held.
     fn load(&self, lock: &LockFile) -> Result<Arc<Snapshot<R, V>>, Error> {
         let writer = LastWriter::read(lock, &self.files.lock)?;
-        let mut rows = read_rows(&self.files.stable, false)?;
-        if let Some(volatile) = &self.files.volatile {
-            rows.extend(read_rows(volatile, true)?);
+        let mut rows = Vec::new();
+        for (path, half) in self.files.halves() {
+            rows.extend(read_rows(path, half)?);
         }
         Ok(self.publish(writer, rows))
     }
 
-    fn publish(&self, writer: LastWriter, mut rows: Vec<Arc<R>>) -> Arc<Snapshot<R, V>> {
-        let mut index = HashMap::with_capacity(rows.len());
-        rows.retain(|row| {
-            let at = index.len();
-            // Of several with one ID the first counts, as with peers.
-            index.insert(Box::from(row.id()), at).is_none_or(|first| {
-                index.insert(Box::from(row.id()), first);
-                false
-            })
-        });
-        let view = (self.derive)(&rows);
-        let snapshot = Arc::new(Snapshot {
-            writer,
-            rows,
-            index,
-            view,
-        });
+    /// Takes the lock of the other root, if there is one: after the first, as peers do.
+    fn second(&self, kind: Kind) -> Result<Option<LockFile>, Error> {
+        let path = self.files.second_lock.as_deref();
+        path.map(|path| linked(path, kind, self.timeout))
+            .transpose()
+    }
+
+    fn publish(&self, writer: LastWriter, rows: Vec<Arc<R>>) -> Arc<Snapshot<R, V>> {
+        let snapshot = Arc::new(Snapshot::new(writer, rows, &self.derive));
         self.snapshot.store(Some(Arc::clone(&snapshot)));
         snapshot
     }
@@ -195,6 +236,7 @@ impl<R: Record, V> Table<R, V> {
     pub(crate) fn file(&self, half: Half) -> &Path {
         match (half, &self.files.volatile) {
             (Half::Volatile, Some(volatile)) => volatile,
+            (Half::Image, _) => self.files.image.as_ref().unwrap_or(&self.files.stable),
             _ => &self.files.stable,
         }
     }
@@ -212,6 +254,7 @@ impl<R: Record, V> std::fmt::Debug for Table<R, V> {
 pub(crate) struct Held<R, V> {
     pub(crate) snapshot: Arc<Snapshot<R, V>>,
     _lock: LockFile,
+    _second: Option<LockFile>,
     _order: Order,
 }
 
@@ -220,6 +263,7 @@ pub(crate) struct Writing<'a, R: Record, V> {
     pub(crate) rows: Vec<Arc<R>>,
     table: &'a Table<R, V>,
     lock: LockFile,
+    second: Option<LockFile>,
     _order: Order,
     _turn: MutexGuard<'a, ()>,
 }
@@ -239,16 +283,17 @@ impl<R: Record, V> Writing<'_, R, V> {
     /// Writes one half of the table: the stable one durably, the volatile one without a sync.
     pub(crate) fn save(&mut self, half: Half) -> Result<(), Error> {
         let writer = LastWriter::new();
-        self.lock
-            .write_start(&writer.0)
-            .at("write", &self.table.files.lock)?;
+        for lock in std::iter::once(&self.lock).chain(&self.second) {
+            lock.write_start(&writer.0)
+                .at("write", &self.table.files.lock)?;
+        }
         let path = self.table.file(half);
         let volatile = half == Half::Volatile;
         let rows: Vec<&R> = self
             .rows
             .iter()
             .map(AsRef::as_ref)
-            .filter(|row| row.is_volatile() == volatile)
+            .filter(|row| row.half() == half)
             .collect();
         let json = serde_json::to_vec(&rows).map_err(|source| Error::Damaged {
             path: path.to_owned(),
@@ -315,13 +360,17 @@ pub(crate) fn take(
     timeout: Duration,
 ) -> Result<(LockFile, Order), Error> {
     let order = Order::enter(rank);
+    Ok((linked(path, kind, timeout)?, order))
+}
+
+fn linked(path: &Path, kind: Kind, timeout: Duration) -> Result<LockFile, Error> {
     loop {
         let lock = open_lock(path)?;
         lock.lock(kind, timeout)
             .map_err(|error| locked(path, error))?;
         // A peer that wiped the store has left us a lock that nobody else can see.
         if lock.is_linked().at("stat", path)? {
-            return Ok((lock, order));
+            return Ok(lock);
         }
     }
 }
@@ -373,7 +422,7 @@ impl Drop for Order {
     }
 }
 
-fn read_rows<R: Record>(path: &Path, volatile: bool) -> Result<Vec<Arc<R>>, Error> {
+fn read_rows<R: Record>(path: &Path, half: Half) -> Result<Vec<Arc<R>>, Error> {
     let mut json = Vec::new();
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -391,9 +440,9 @@ fn read_rows<R: Record>(path: &Path, volatile: bool) -> Result<Vec<Arc<R>>, Erro
         path: path.to_owned(),
         source,
     })?;
-    let volatile = |mut row: R| {
-        row.set_volatile(volatile);
+    let in_half = |mut row: R| {
+        row.set_half(half);
         Arc::new(row)
     };
-    Ok(rows.unwrap_or_default().into_iter().map(volatile).collect())
+    Ok(rows.unwrap_or_default().into_iter().map(in_half).collect())
 }

@@ -76,6 +76,14 @@ impl LockFile {
             .map(Self)
     }
 
+    /// Opens the lock file `path`, which may be on a read-only file system, for shared locks alone.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is none; else of `open(2)`.
+    pub fn open_to_read(path: &Path) -> io::Result<Self> {
+        File::open(path).map(Self)
+    }
+
     /// Takes the lock if nobody is in the way; says whether it did.
     ///
     /// # Errors

@@ -45,6 +45,8 @@ pub struct Options {
     pub log_level: String,
     /// Further arguments of the daemon.
     pub arguments: Vec<String>,
+    /// Its `storage.conf`.
+    pub storage_conf: String,
 }
 
 /// A node.
@@ -137,6 +139,7 @@ impl Node {
             self.options.network.as_ref().unwrap_or(&bridge),
         )?;
         write("crio.conf.d/50-test.conf", &self.options.config)?;
+        write("storage.conf", &self.options.storage_conf)?;
         write("crio.conf", &self.config())
     }
 
@@ -267,8 +270,10 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             ("PATH".into(), path),
             ("CRIOXIDE_FAULTS".into(), self.options.faults.clone().into()),
         ];
+        // Never the machine's own.
+        let storage_conf = self.dir.join("storage.conf");
         spec.env
-            .push(("CONTAINERS_STORAGE_CONF".into(), "/dev/null".into()));
+            .push(("CONTAINERS_STORAGE_CONF".into(), storage_conf.into()));
         spec.session = Session::Own;
         spec.fds = vec![(log.as_fd(), 1), (log.as_fd(), 2)];
         let mut daemon = sys::spawn::spawn(&spec)

@@ -35,7 +35,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""""#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "imagestore",
         env: "CONTAINER_IMAGESTORE",
         help: "separate root for newly pulled images; container rw layers stay in root",

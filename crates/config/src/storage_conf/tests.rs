@@ -119,7 +119,8 @@ fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, StorageSources) {
 fn one_main_file_is_read_and_drop_ins_by_name() {
     let root = |path: &str| format!("[storage]\ngraphroot = \"{path}\"\n");
     let run = |path: &str| format!("[storage]\nrunroot = \"{path}\"\n");
-    let cases: [(&[(&str, String)], &[&str]); 5] = [
+    type Files<'a> = &'a [(&'a str, String)];
+    let cases: [(Files<'_>, &[&str]); 5] = [
         (&[], &[]),
         (
             &[

@@ -83,6 +83,7 @@ mod tests {
             created: 0,
             big_data: Vec::new(),
             metadata: String::new(),
+            read_only: false,
         }
     }
 

@@ -44,10 +44,8 @@ impl Node {
         };
         change(&mut options);
         let store = Store::open(storage::Options {
-            root: path("root"),
-            run_root: path("run"),
-            mount_options: Vec::new(),
             lock_timeout: Duration::from_secs(10),
+            ..storage::Options::new(path("root"), path("run"))
         })
         .unwrap();
         let images = Images::new(options.clone(), store.clone());

@@ -13,6 +13,7 @@ use crate::{Error, Hasher, LayerId, Store, driver, images, tar_split};
 impl Store {
     pub(super) fn check_layers(&self, depth: Depth, findings: &mut Findings) -> Result<(), Error> {
         let layers = self.0.layers.read()?;
+        let all = self.all_layers()?;
         // Whoever takes the lock next removes an incomplete one: that is no damage.
         for layer in layers.rows.iter().filter(|layer| !layer.is_incomplete()) {
             let item = || Item::Layer(layer.id.clone());
@@ -22,7 +23,7 @@ impl Store {
                 findings.add(item(), reason);
             }
             if let Some(parent) = &layer.parent
-                && layers.get(parent.as_str()).is_none()
+                && all.get(parent).is_none()
             {
                 findings.add(item(), format!("its parent {parent} is missing"));
             }
@@ -80,12 +81,13 @@ impl Store {
     /// holds the lock until both are there.
     fn layers_without_record(&self, findings: &mut Findings) -> Result<(), Error> {
         let layers = self.0.layers.hold()?;
-        let overlay = self.paths().overlay();
-        let dir = Dir::open(&overlay).at("open", &overlay)?;
-        for (name, _) in dir.entries().at("list", &overlay)? {
-            let known = |name: &str| layers.snapshot.get(name).is_some();
-            if driver::is_layer_name(&name) && !name.to_str().is_some_and(known) {
-                findings.add(Item::Leftover(overlay.join(name)), "no record names it");
+        for overlay in self.paths().own_overlays() {
+            let dir = Dir::open(&overlay).at("open", &overlay)?;
+            for (name, _) in dir.entries().at("list", &overlay)? {
+                let known = |name: &str| layers.snapshot.get(name).is_some();
+                if driver::is_layer_name(&name) && !name.to_str().is_some_and(known) {
+                    findings.add(Item::Leftover(overlay.join(name)), "no record names it");
+                }
             }
         }
         Ok(())
@@ -97,9 +99,9 @@ impl Store {
     /// # Errors
     /// [`Error::LayerUnknown`]; else as [`Store::images`].
     pub fn check_layer(&self, id: &LayerId) -> Result<Option<Damage>, Error> {
-        let layers = self.0.layers.read()?;
+        let layers = self.all_layers()?;
         let layer = layers
-            .get(id.as_str())
+            .get(id)
             .ok_or_else(|| Error::LayerUnknown(id.clone()))?;
         let reason = self.damaged_files(layer, Depth::Content)?;
         Ok(reason.map(|reason| Damage {

@@ -15,8 +15,8 @@ use sys::lock::Kind;
 
 use super::{Damage, Item};
 use crate::error::Context;
+use crate::paths::Paths;
 use crate::record::{ContainerRecord, ImageRecord, LayerRecord, Record};
-use crate::store::Paths;
 use crate::table::{self, Files, LastWriter, Rank};
 use crate::{Error, Options, limits};
 

@@ -21,6 +21,7 @@ impl Store {
         if let Ok(there) = self.container(&container.id) {
             return Ok(there);
         }
+        let elsewhere = self.additional_layers()?;
         let mut layers = self.write_layers()?;
         let top = match &container.image {
             Some(image) => Some(self.image(image)?.top_layer.clone()),
@@ -41,6 +42,11 @@ impl Store {
             }
         }
         let layer = match top {
+            Some(Some(parent))
+                if layers.get(parent.as_str()).is_none() && elsewhere.get(&parent).is_none() =>
+            {
+                return Err(Error::LayerUnknown(parent));
+            }
             Some(parent) => Some(self.create_writable(&mut layers, parent, &container)?),
             None => None,
         };
@@ -67,15 +73,10 @@ impl Store {
         parent: Option<LayerId>,
         container: &NewContainer,
     ) -> Result<LayerRecord, Error> {
-        if let Some(parent) = &parent
-            && layers.get(parent.as_str()).is_none()
-        {
-            return Err(Error::LayerUnknown(parent.clone()));
-        }
         let id = LayerId::random();
         let record = LayerRecord {
             mount_label: container.mount_label.clone(),
-            volatile: true,
+            half: Half::Volatile,
             ..LayerRecord::new(id.clone(), parent.clone())
         };
         layers.rows.push(Arc::new(record));
@@ -145,6 +146,6 @@ fn container_record(container: &NewContainer, layer: Option<LayerId>) -> Contain
         created: record::now(),
         flags,
         other: Map::new(),
-        volatile: true,
+        half: Half::Volatile,
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::error::Context;
 use crate::staging::Staging;
-use crate::table::Half;
 use crate::{ContainerId, Error, Store, open};
 
 impl Store {
@@ -25,11 +24,7 @@ impl Store {
             self.unmount_layer(layer, true)?;
             if let Some(row) = layers.get_mut(layer.as_str()) {
                 row.mark_incomplete();
-                let half = if row.volatile {
-                    Half::Volatile
-                } else {
-                    Half::Stable
-                };
+                let half = row.half;
                 layers.save(half)?;
                 sys::fault::point("storage.container.marked").at("delete", self.paths().root())?;
                 open::remove_incomplete(self.paths(), &mut layers, &trash)?;
@@ -38,11 +33,7 @@ impl Store {
         }
         if let Some(row) = row {
             containers.rows.retain(|row| row.id != *id);
-            containers.save(if row.volatile {
-                Half::Volatile
-            } else {
-                Half::Stable
-            })?;
+            containers.save(row.half)?;
         }
         trash.take(&self.paths().container(id))?;
         let run_dir = self.paths().run_container(id);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +25,13 @@ impl Store {
         if !image.big_data.iter().any(|(known, _)| known == key) {
             return Err(absent());
         }
-        let path = self.paths().image(id).join(file_name(key)?);
+        let dir = if image.read_only {
+            self.additional_record(id)?.map(|(_, dir)| dir)
+        } else {
+            None
+        };
+        let dir = dir.unwrap_or_else(|| self.paths().own_image(id));
+        let path = dir.join(file_name(key)?);
         let mut bytes = Vec::new();
         match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(absent()),
@@ -44,7 +51,7 @@ impl Store {
         record: &mut ImageRecord,
         items: &[(String, Vec<u8>)],
     ) -> Result<(), Error> {
-        let dir = self.paths().image(&record.id);
+        let dir = self.paths().own_image(&record.id);
         driver::make_dirs(&dir, 0o700)?;
         let mut files = Vec::with_capacity(items.len());
         for (key, bytes) in items {
@@ -61,6 +68,29 @@ impl Store {
         sys::durable::replace_all(&dir, &files, 0o600).at("write", &dir)?;
         let parent = self.paths().table("images");
         sys::durable::sync_dir(&parent).at("sync", parent)
+    }
+}
+
+impl Store {
+    /// A record of ours, without names, for an image whose items are in `dir`, a directory of a
+    /// store that is only read. The caller saves it.
+    pub(super) fn copy_up(&self, record: &ImageRecord, dir: &Path) -> Result<ImageRecord, Error> {
+        let mut items = Vec::new();
+        for key in &record.big_data.names {
+            let path = dir.join(file_name(key)?);
+            let mut bytes = Vec::new();
+            let file = File::open(&path).at("open", &path)?;
+            file.take(limits::BIG_DATA_BYTES + 1)
+                .read_to_end(&mut bytes)
+                .at("read", &path)?;
+            items.push((key.clone(), bytes));
+        }
+        let mut copy = ImageRecord {
+            names: Vec::new(),
+            ..record.clone()
+        };
+        self.write_big_data(&mut copy, &items)?;
+        Ok(copy)
     }
 }
 

@@ -19,14 +19,14 @@ impl Store {
     pub fn prune_layers(&self, age: Duration) -> Result<usize, Error> {
         let before = before(age);
         self.remove_unreferenced(|layer| {
-            !layer.volatile && record::nanoseconds(&layer.created) <= before
+            !layer.is_writable() && record::nanoseconds(&layer.created) <= before
         })
     }
 
     /// Removes writable layers without a container. Their makers, peers too, hold the lock of the
     /// layers until they have written the container's record, so nobody is making one.
     pub(crate) fn prune_writable(&self) -> Result<usize, Error> {
-        self.remove_unreferenced(|layer| layer.volatile)
+        self.remove_unreferenced(LayerRecord::is_writable)
     }
 
     /// Image layers that [`Store::prune_layers`] would remove.
@@ -34,7 +34,7 @@ impl Store {
         let layers = self.0.layers.hold()?;
         let before = before(age);
         self.unreferenced(&layers.snapshot.rows, |layer| {
-            !layer.volatile && record::nanoseconds(&layer.created) <= before
+            !layer.is_writable() && record::nanoseconds(&layer.created) <= before
         })
     }
 

@@ -14,13 +14,16 @@ impl Store {
     /// after the locks are released.
     ///
     /// # Errors
-    /// [`Error::ImageInUse`] names a container; [`Error::ImageUnknown`].
+    /// [`Error::ImageInUse`] names a container; [`Error::ReadOnly`], [`Error::ImageUnknown`].
     pub fn remove_image(&self, id: &ImageId) -> Result<(), Error> {
+        let absent = match self.additional_record(id)? {
+            Some(_) => Error::ReadOnly(id.clone()),
+            None => Error::ImageUnknown(id.to_string()),
+        };
         let trash = Staging::new(self.paths())?;
         let mut layers = self.write_layers()?;
         let mut images = self.0.images.write()?;
-        let image = images.get(id.as_str()).map(Arc::clone);
-        let image = image.ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        let image = images.get(id.as_str()).map(Arc::clone).ok_or(absent)?;
         let containers = self.0.containers.hold()?;
         let rows = &containers.snapshot.rows;
         if let Some(container) = rows.iter().find(|row| row.image.as_ref() == Some(id)) {
@@ -34,8 +37,8 @@ impl Store {
         let unused = unused(&layers, &images.rows, rows, &image);
         // The record goes first: an image without layers would be worse than layers without one.
         images.save(Half::Stable)?;
-        trash.take(&self.paths().image(id))?;
-        sys::fault::point("storage.image.unrecorded").at("remove", self.paths().image(id))?;
+        trash.take(&self.paths().own_image(id))?;
+        sys::fault::point("storage.image.unrecorded").at("remove", self.paths().own_image(id))?;
         // Nobody can come to use the layers while their own lock is held, and mounts' lock comes
         // before these two.
         drop((images, containers));
@@ -57,10 +60,10 @@ impl Store {
                 row.mark_incomplete();
             }
         }
-        for half in [Half::Stable, Half::Volatile] {
+        for half in Half::ALL {
             let in_half = |id: &&LayerId| {
                 let row = layers.get(id.as_str());
-                row.is_some_and(|row| row.volatile == (half == Half::Volatile))
+                row.is_some_and(|row| row.half == half)
             };
             if ids.iter().any(|id| in_half(&id)) {
                 layers.save(half)?;

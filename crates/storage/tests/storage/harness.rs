@@ -107,10 +107,9 @@ impl Drop for TestStore {
 
 pub(crate) fn options(dir: &Path) -> Options {
     Options {
-        root: dir.join("root"),
-        run_root: dir.join("run"),
         mount_options: vec!["nodev".into(), "metacopy=on".into()],
         lock_timeout: Duration::from_secs(60),
+        ..Options::new(dir.join("root"), dir.join("run"))
     }
 }
 

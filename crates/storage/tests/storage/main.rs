@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod additional;
 mod archive;
 mod check;
 mod containers;
@@ -19,5 +20,6 @@ mod harness;
 mod hostile;
 mod images;
 mod peers;
+mod peers_roots;
 mod recovery;
 mod round_trip;

@@ -11,7 +11,7 @@ use crate::archive::{Archive, base};
 use crate::harness::{TestStore, gnu_tar, run};
 
 /// The tree's place, or `None` with a word why these tests can't run.
-fn tree() -> Option<PathBuf> {
+pub(crate) fn tree() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let tree = std::env::var_os("CRIOXIDE_DEBIAN13")
         .map_or_else(|| root.join(".build/debian13"), PathBuf::from);
@@ -41,14 +41,14 @@ fn peer(store: &TestStore, command: &str) -> (bool, String) {
 }
 
 #[track_caller]
-fn peer_ok(store: &TestStore, command: &str) -> String {
+pub(crate) fn peer_ok(store: &TestStore, command: &str) -> String {
     let (fine, output) = peer(store, command);
     assert!(fine, "{command}: {output}");
     output
 }
 
 /// Layers of a small system with busybox: base, changes, and removals.
-fn system(tree: &Path) -> Vec<Vec<u8>> {
+pub(crate) fn system(tree: &Path) -> Vec<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     for path in [
         "usr/bin/busybox",

@@ -28,6 +28,7 @@ mod retries;
 mod service;
 mod shared_store;
 mod stats;
+mod stores;
 mod streaming;
 mod update;
 mod upkeep;

@@ -22,7 +22,8 @@ fn command(node: &Node, arguments: &[&str]) -> Result<(bool, String)> {
     let mut spec = Spec::new(&program);
     spec.args = node.arguments().into_iter().map(Into::into).collect();
     spec.args.extend(arguments.iter().map(Into::into));
-    spec.env = vec![("CONTAINERS_STORAGE_CONF".into(), "/dev/null".into())];
+    let storage_conf = node.dir.join("storage.conf");
+    spec.env = vec![("CONTAINERS_STORAGE_CONF".into(), storage_conf.into())];
     spec.session = Session::Group;
     spec.fds = vec![(output.as_fd(), 1), (output.as_fd(), 2)];
     let mut child = spawn(&spec)?;

@@ -1,0 +1,167 @@
+//! The store's options: `[crio]` and the storage options that `storage.conf` and `crio.conf` make up.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use config::Settings;
+
+use super::LOCK_TIMEOUT;
+
+/// The drivers there are, by the name that options of theirs begin with; `overlay2` is its old name.
+const OVERLAY: [&str; 2] = ["overlay", "overlay2"];
+
+/// The store's place and options.
+///
+/// # Errors
+/// An option that is not there, makes no sense, or asks for something that we don't do.
+pub(crate) fn storage(settings: &Settings) -> Result<::storage::Options> {
+    let driver = settings.text("crio", "storage_driver");
+    if !driver.is_empty() && !OVERLAY.contains(&driver) {
+        let text = format!("storage driver {driver:?} is not supported: overlay is");
+        return Err(settings.wrong("crio", "storage_driver", text).into());
+    }
+    let mut options =
+        ::storage::Options::new(absolute(settings, "root")?, absolute(settings, "runroot")?);
+    options.lock_timeout = LOCK_TIMEOUT;
+    if !settings.text("crio", "imagestore").is_empty() {
+        let image_root = absolute(settings, "imagestore")?;
+        if image_root == options.root {
+            let text = "has to be another directory than root";
+            return Err(settings.wrong("crio", "imagestore", text).into());
+        }
+        options.image_root = Some(image_root);
+    }
+    for option in settings.list("crio", "storage_option") {
+        if let Err(error) = apply(option, &mut options) {
+            let text = format!("{option:?}: {error:#}");
+            return Err(settings.wrong("crio", "storage_option", text).into());
+        }
+    }
+    Ok(options)
+}
+
+fn absolute(settings: &Settings, key: &str) -> Result<PathBuf> {
+    let path = settings.path("crio", key);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(settings.wrong("crio", key, "has to be absolute").into())
+}
+
+/// Applies one option: `key=value`, or `driver.key=value` for one driver (containers-storage.conf(5),
+/// the driver's table).
+fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
+    let (key, value) = option
+        .split_once('=')
+        .ok_or_else(|| anyhow!("it is not key=value"))?;
+    let (key, value) = (key.trim(), value.trim());
+    let key = match key.split_once('.') {
+        None => key,
+        Some((driver, key)) if driver.is_empty() || OVERLAY.contains(&driver) => key,
+        // Of another driver.
+        Some(_) => return Ok(()),
+    };
+    match key {
+        "mountopt" => {
+            options.mount_options = value.split(',').map(|one| one.trim().to_owned()).collect();
+        }
+        "imagestore" | "additionalimagestore" => {
+            for root in value.split(',').filter(|root| !root.is_empty()) {
+                let root = PathBuf::from(root);
+                if !root.is_absolute() {
+                    return Err(anyhow!("the path of a store has to be absolute"));
+                }
+                options.additional.push(root);
+            }
+        }
+        "skip_mount_home" => options.mount_home = !truth(value)?,
+        // We always sync what a layer's record will name, and checked the kernel ourselves.
+        "sync" if matches!(value, "none" | "filesystem") => {}
+        "override_kernel_check" => {}
+        // What does nothing when it is off.
+        "use_composefs" | "ignore_chown_errors" | "disable_volatile" if !truth(value)? => {}
+        "mount_program" | "force_mask" | "additionallayerstore" | "size" | "inodes"
+            if matches!(value, "" | "0") => {}
+        "mount_program" => {
+            return Err(anyhow!(
+                "not supported: the kernel's own overlay is used, and has no need of a program"
+            ));
+        }
+        "sync" => return Err(anyhow!("neither none nor filesystem")),
+        "use_composefs"
+        | "ignore_chown_errors"
+        | "disable_volatile"
+        | "force_mask"
+        | "additionallayerstore"
+        | "size"
+        | "inodes" => return Err(anyhow!("not supported")),
+        _ => return Err(anyhow!("unknown option")),
+    }
+    Ok(())
+}
+
+/// As Go reads it.
+fn truth(value: &str) -> Result<bool> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(anyhow!("neither true nor false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> ::storage::Options {
+        ::storage::Options::new("/root".into(), "/run".into())
+    }
+
+    #[test]
+    fn options_of_the_driver_and_of_any_are_applied_the_last_wins() {
+        let mut got = options();
+        for option in [
+            "mountopt=nosuid",
+            "overlay.mountopt=nodev, metacopy=on",
+            "imagestore=/a",
+            "overlay2.additionalimagestore=/b,/c",
+            "overlay.skip_mount_home=true",
+            "overlay.mount_program=",
+            "overlay.ignore_chown_errors=false",
+            "sync=none",
+            "zfs.mountopt=x",
+            "vfs.whatever=1",
+        ] {
+            apply(option, &mut got).unwrap();
+        }
+        assert_eq!(got.mount_options, ["nodev", "metacopy=on"]);
+        let roots: Vec<_> = got
+            .additional
+            .iter()
+            .map(|root| root.to_str().unwrap())
+            .collect();
+        assert_eq!(roots, ["/a", "/b", "/c"]);
+        assert!(!got.mount_home);
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused() {
+        for (option, told) in [
+            (
+                "overlay.mount_program=/usr/bin/fuse-overlayfs",
+                "not supported",
+            ),
+            ("overlay.force_mask=shared", "not supported"),
+            ("overlay.use_composefs=true", "not supported"),
+            ("ignore_chown_errors=true", "not supported"),
+            ("overlay.new=1", "unknown option"),
+            ("overlay.skip_mount_home=maybe", "neither true nor false"),
+            ("imagestore=a", "absolute"),
+            ("overlay.sync=sometimes", "neither none nor filesystem"),
+            ("size", "not key=value"),
+        ] {
+            let error = apply(option, &mut options()).unwrap_err().to_string();
+            assert!(error.contains(told), "{option}: {error}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Where things are: below the graph root, the run root, the images' own root where they have one,
+//! and below the roots of stores that are only read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::store::Options;
+use crate::table::Files;
+use crate::{ContainerId, ImageId, LayerId};
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    root: PathBuf,
+    run_root: PathBuf,
+    /// The graph root, unless images have a root of their own.
+    image_root: PathBuf,
+    /// Roots that are only read.
+    additional: Vec<PathBuf>,
+}
+
+impl Paths {
+    pub(crate) fn new(options: &Options) -> Self {
+        let image_root = options.image_root.as_ref().unwrap_or(&options.root);
+        let own = |root: &&PathBuf| **root != options.root && *root != image_root;
+        Self {
+            root: options.root.clone(),
+            run_root: options.run_root.clone(),
+            image_root: image_root.clone(),
+            additional: options.additional.iter().filter(own).cloned().collect(),
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+    pub(crate) fn run_root(&self) -> &Path {
+        &self.run_root
+    }
+    pub(crate) fn image_root(&self) -> &Path {
+        &self.image_root
+    }
+    pub(crate) fn additional(&self) -> &[PathBuf] {
+        &self.additional
+    }
+    /// Whether images have a root of their own.
+    pub(crate) fn is_split(&self) -> bool {
+        self.image_root != self.root
+    }
+
+    /// The overlay driver's directory: what the mounts' names are relative to.
+    pub(crate) fn overlay(&self) -> PathBuf {
+        self.root.join("overlay")
+    }
+    /// That of images' layers.
+    pub(crate) fn image_overlay(&self) -> PathBuf {
+        self.image_root.join("overlay")
+    }
+    /// Both, or the one that is both.
+    pub(crate) fn own_overlays(&self) -> Vec<PathBuf> {
+        let mut overlays = vec![self.overlay()];
+        if self.is_split() {
+            overlays.push(self.image_overlay());
+        }
+        overlays
+    }
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.image_overlay().join("staging")
+    }
+
+    /// A layer's directory, in whatever root it is.
+    pub(crate) fn layer(&self, id: &LayerId) -> PathBuf {
+        let own = self.own_layer(id);
+        if self.additional.is_empty() || is_there(&own) {
+            return own;
+        }
+        let others = self.additional.iter();
+        let mut others = others.map(|root| root.join("overlay").join(id.as_str()));
+        others.find(|path| is_there(path)).unwrap_or(own)
+    }
+    /// A layer's directory in the roots that may be written.
+    pub(crate) fn own_layer(&self, id: &LayerId) -> PathBuf {
+        let writable = self.writable_layer(id);
+        if !self.is_split() || is_there(&writable) {
+            return writable;
+        }
+        self.image_layer(id)
+    }
+    /// Where a container's layer goes.
+    pub(crate) fn writable_layer(&self, id: &LayerId) -> PathBuf {
+        self.overlay().join(id.as_str())
+    }
+    /// Where an image's layer goes.
+    pub(crate) fn image_layer(&self, id: &LayerId) -> PathBuf {
+        self.image_overlay().join(id.as_str())
+    }
+    /// Where the mounted file system of a container's layer shows.
+    pub(crate) fn merged(&self, id: &LayerId) -> PathBuf {
+        self.writable_layer(id).join("merged")
+    }
+    /// A layer by its short name (`l/…`): relative to [`Self::overlay`] where it is there.
+    pub(crate) fn lower(&self, name: &str) -> PathBuf {
+        let here = PathBuf::from(name);
+        if (!self.is_split() && self.additional.is_empty()) || is_there(&self.overlay().join(&here))
+        {
+            return here;
+        }
+        let roots = std::iter::once(&self.image_root).chain(&self.additional);
+        let mut others = roots.map(|root| root.join("overlay").join(name));
+        others.find(|path| is_there(path)).unwrap_or(here)
+    }
+
+    /// The directory of a table: `layers`, `images`, `containers`.
+    pub(crate) fn table(&self, name: &str) -> PathBuf {
+        let root = if name == "images" {
+            &self.image_root
+        } else {
+            &self.root
+        };
+        table_of(root, name)
+    }
+    pub(crate) fn run_table(&self, name: &str) -> PathBuf {
+        self.run_root.join(format!("overlay-{name}"))
+    }
+    /// A layer's tar-split, wherever it is; one of ours is always below the graph root.
+    pub(crate) fn tar_split(&self, id: &LayerId) -> PathBuf {
+        self.beside_layers(&format!("{id}.tar-split.gz"))
+    }
+    /// Big data of a layer that a peer pulled in pieces.
+    pub(crate) fn layer_data(&self, id: &LayerId) -> PathBuf {
+        self.beside_layers(id.as_str())
+    }
+    /// A file of a layer of ours beside the layers' table.
+    pub(crate) fn own_beside_layers(&self, name: &str) -> PathBuf {
+        self.table("layers").join(name)
+    }
+    fn beside_layers(&self, name: &str) -> PathBuf {
+        let own = self.own_beside_layers(name);
+        if self.additional.is_empty() || is_there(&own) {
+            return own;
+        }
+        let others = self.additional.iter();
+        let mut others = others.map(|root| table_of(root, "layers").join(name));
+        others.find(|path| is_there(path)).unwrap_or(own)
+    }
+    /// An image's directory in the root that may be written.
+    pub(crate) fn own_image(&self, id: &ImageId) -> PathBuf {
+        self.table("images").join(id.as_str())
+    }
+    pub(crate) fn container(&self, id: &ContainerId) -> PathBuf {
+        self.table("containers").join(id.as_str())
+    }
+    pub(crate) fn run_container(&self, id: &ContainerId) -> PathBuf {
+        self.run_table("containers").join(id.as_str())
+    }
+
+    /// The table of layers.
+    pub(crate) fn layers(&self) -> Files {
+        let image = self
+            .is_split()
+            .then(|| table_of(&self.image_root, "layers"));
+        Files {
+            second_lock: image.as_ref().map(|dir| dir.join("layers.lock")),
+            image: image.map(|dir| dir.join("layers.json")),
+            ..self.files("layers", true)
+        }
+    }
+    /// The table of images.
+    pub(crate) fn images(&self) -> Files {
+        self.files("images", false)
+    }
+    /// The table of containers.
+    pub(crate) fn containers(&self) -> Files {
+        self.files("containers", true)
+    }
+
+    fn files(&self, name: &str, volatile: bool) -> Files {
+        let dir = self.table(name);
+        Files {
+            lock: dir.join(format!("{name}.lock")),
+            second_lock: None,
+            stable: dir.join(format!("{name}.json")),
+            image: None,
+            volatile: volatile.then(|| dir.join(format!("volatile-{name}.json"))),
+        }
+    }
+}
+
+/// The directory of a table below some root.
+pub(crate) fn table_of(root: &Path, name: &str) -> PathBuf {
+    root.join(format!("overlay-{name}"))
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

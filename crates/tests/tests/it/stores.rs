@@ -1,0 +1,153 @@
+//! Several stores, as `storage.conf` names them: read-only ones beside the daemon's, and a root of its
+//! own for images.
+
+use std::fs;
+
+use anyhow::Result;
+use cri::v1;
+use testkit::image_maker::{Entry, ImageMaker};
+use testkit::node::{Node, Options};
+use testkit::requests::container;
+
+use crate::fixture;
+
+async fn images(node: &Node) -> Result<Vec<v1::Image>> {
+    let request = v1::ListImagesRequest::default();
+    let answer = node.client().images().list_images(request).await?;
+    Ok(answer.into_inner().images)
+}
+
+fn mountpoint(usage: &[v1::FilesystemUsage]) -> &str {
+    let id = usage[0].fs_id.as_ref().unwrap();
+    &id.mountpoint
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_a_read_only_store_runs_and_can_t_be_removed() -> Result<()> {
+    // The store of a node that has ended is what the other one has beside its own.
+    let mut first = fixture::node().await?;
+    first.node.stop_daemon()?;
+    let root = first.node.storage();
+    let before = fs::read(root.join("overlay-images/images.json"))?;
+    let storage_conf = format!(
+        "[storage.options]\nadditionalimagestores = [{:?}]\n[storage.options.overlay]\nmountopt = \"nodev\"\nnew = 1\n",
+        root
+    );
+    let options = Options {
+        storage_conf,
+        insecure: vec![first.registry.addr().to_string()],
+        ..Options::default()
+    };
+    let node = Node::start(options).await?;
+    assert!(
+        node.log_tail().contains("storage.options.overlay.new"),
+        "an unknown key is told"
+    );
+    let listed = images(&node).await?;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].repo_tags, [first.image.clone()]);
+    assert!(listed[0].pinned, "the kubelet is not to try to remove it");
+
+    let pod = node.run_pod("beside").await?;
+    let script = "echo here; echo x > /bin/new";
+    let config = container("runs", &first.image, &["sh", "-c", script]);
+    let runs = node.run(&pod, config).await?;
+    assert_eq!(node.exited(&runs).await?.exit_code, 0);
+    assert!(node.log("beside", "runs")?.contains("here"));
+
+    let spec = v1::ImageSpec {
+        image: first.image.clone(),
+        ..Default::default()
+    };
+    let request = v1::RemoveImageRequest { image: Some(spec) };
+    let refused = node
+        .client()
+        .images()
+        .remove_image(request)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("read-only store"), "{refused}");
+
+    // An image on top of it: its layers are not fetched again, and ours can be removed.
+    let mark = Entry::file("mark", 0o644, "mark\n");
+    let image = ImageMaker::busybox().layer(&[mark]).build();
+    first.registry.push("test/upper", "1", &image)?;
+    let upper = first.registry.reference("test/upper", "1");
+    node.pull(&upper).await?;
+    let layers = fs::read_to_string(node.storage().join("overlay-layers/layers.json"))?;
+    assert_eq!(
+        layers.matches("diff-digest\":\"").count(),
+        2,
+        "one layer: {layers}"
+    );
+    let reads = node
+        .run(&pod, container("reads", &upper, &["cat", "/mark"]))
+        .await?;
+    assert_eq!(node.exited(&reads).await?.exit_code, 0);
+    assert!(node.log("beside", "reads")?.contains("mark"));
+    node.remove_pod(&pod).await?;
+    let spec = v1::ImageSpec {
+        image: upper,
+        ..Default::default()
+    };
+    let request = v1::RemoveImageRequest { image: Some(spec) };
+    node.client().images().remove_image(request).await?;
+    assert_eq!(images(&node).await?.len(), 1);
+    node.finish().await?;
+    assert_eq!(fs::read(root.join("overlay-images/images.json"))?, before);
+    first.node.start_daemon().await?;
+    first.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_have_a_root_of_their_own_and_both_file_systems_are_told() -> Result<()> {
+    let dir = tempfile::Builder::new()
+        .prefix("crixi-")
+        .tempdir_in("/var/tmp")?;
+    let root = dir.path().join("images");
+    let options = Options {
+        storage_conf: format!("[storage]\nimagestore = {root:?}\n"),
+        ..Options::default()
+    };
+    let mut f = fixture::with(options).await?;
+    assert!(root.join("overlay-images/images.json").is_file());
+    let pod = f.node.run_pod("split").await?;
+    let config = container("runs", &f.image, &["sh", "-c", "echo x > /new; sleep 1000"]);
+    let runs = f.node.run(&pod, config).await?;
+    let request = v1::ImageFsInfoRequest {};
+    let info = f
+        .node
+        .client()
+        .images()
+        .image_fs_info(request)
+        .await?
+        .into_inner();
+    assert_eq!(
+        mountpoint(&info.image_filesystems),
+        root.join("overlay-images").to_str().unwrap()
+    );
+    let containers = f.node.storage().join("overlay-containers");
+    assert_eq!(
+        mountpoint(&info.container_filesystems),
+        containers.to_str().unwrap()
+    );
+    f.node.restart().await?;
+    let status = f.node.status(&runs).await?;
+    assert_eq!(status.state, v1::ContainerState::ContainerRunning as i32);
+    f.node.remove_pod(&pod).await?;
+    let spec = v1::ImageSpec {
+        image: f.image.clone(),
+        ..Default::default()
+    };
+    let request = v1::RemoveImageRequest { image: Some(spec) };
+    f.node.client().images().remove_image(request).await?;
+    let layers = fs::read_dir(root.join("overlay"))?;
+    let layers = layers.filter(|entry| {
+        entry
+            .as_ref()
+            .is_ok_and(|entry| entry.file_name().len() == 64)
+    });
+    assert_eq!(layers.count(), 0);
+    f.node.finish().await
+}
