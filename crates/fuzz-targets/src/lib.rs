@@ -18,6 +18,7 @@ pub type Target = fn(&[u8]);
 /// Name and function of every target; `fuzz/seeds/<name>` has its seeds.
 pub const TARGETS: &[(&str, Target)] = &[
     ("accounts", accounts::accounts),
+    ("artifact_index", storage::fuzzing::artifact_index),
     ("bundle", image::fuzzing::bundle),
     ("checkpoint_json", runtime::fuzzing::checkpoint_json),
     ("cni_config", network::fuzzing::config),

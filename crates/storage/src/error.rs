@@ -45,6 +45,9 @@ pub enum Error {
         /// The key asked for.
         key: String,
     },
+    /// An artifact's blob is not there.
+    #[error("artifact's blob {0} is missing")]
+    NoBlob(Digest),
     /// The image can't go while a container uses it.
     #[error("image {image} is in use by container {container}")]
     ImageInUse {

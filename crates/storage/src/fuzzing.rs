@@ -7,6 +7,7 @@ use std::io::{self, Read, Write as _};
 
 use serde_json::{Map, Value};
 
+use crate::artifacts::index::{Index, References};
 use crate::gzip::{GzipReader, GzipWriter};
 use crate::record::{ContainerRecord, ImageRecord, LayerRecord, Record};
 use crate::tar::{self, Source, Stream};
@@ -330,4 +331,39 @@ fn is_nothing(value: &Value) -> bool {
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.is_empty(),
     }
+}
+
+/// The index of artifacts and what a manifest refers to: bounded; what was read comes back from what
+/// is written, and a name that is given and taken away leaves the rest as it was.
+pub fn artifact_index(bytes: &[u8]) {
+    const NAME: &str = "fuzz.example/a:1";
+    if let Ok(references) = References::parse(bytes) {
+        let all = references.blobs().chain(references.manifests());
+        assert!(all.count() * 71 <= bytes.len(), "each digest was there");
+    }
+    let Ok(index) = Index::parse(bytes) else {
+        return;
+    };
+    assert!(index.len() <= limits::ARTIFACTS);
+    assert_eq!(index.entries().count(), index.len());
+    let again = Index::parse(&index.to_bytes()).expect("our own index");
+    assert_eq!(again, index);
+    let mut changed = index.clone();
+    let other = Digest::of(b"not in any seed");
+    changed.put(NAME, &other, 1, "");
+    let named = changed
+        .entries()
+        .filter(|(_, name)| name.as_deref() == Some(NAME));
+    assert!(
+        named.map(|(digest, _)| digest).eq([other.clone()]),
+        "one has the name"
+    );
+    changed.remove(&other, Some(NAME));
+    let digests = |index: &Index| {
+        index
+            .entries()
+            .map(|(digest, _)| digest)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(digests(&changed), digests(&index));
 }

@@ -2,7 +2,7 @@
 //! driver), so that podman, skopeo and buildah share the store with us while all run.
 //!
 //! Owns everything below the graph root (`overlay/`, `overlay-layers/`, `overlay-images/`,
-//! `overlay-containers/`) and the same below the run root, but for what podman alone keeps there
+//! `overlay-containers/`, `artifacts/`) and the same below the run root, but for what podman alone keeps there
 //! (`libpod/`, `db.sql`, …). Knows nothing of registries, pods or runtimes: a layer comes as an
 //! uncompressed tar stream, an image as bytes under names, a container's metadata as a string.
 //!
@@ -19,6 +19,7 @@
 
 mod additional;
 mod archive;
+mod artifacts;
 mod check;
 mod containers;
 mod digest;
@@ -45,6 +46,7 @@ mod unpack;
 mod wipe;
 
 pub use archive::{ArchiveReader, ArchiveWriter, Attributes, Diff, Link, Member};
+pub use artifacts::{ArtifactStore, BlobWriter, NewArtifact, StagedBlob, StoredArtifact};
 pub use check::{
     CheckOptions, Damage, Depth, Item, RepairContainers, check_tables, salvage_tables,
 };

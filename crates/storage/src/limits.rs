@@ -31,5 +31,10 @@ pub const LAYER_BYTES: u64 = 256 << 30;
 pub const TABLE_BYTES: u64 = 512 << 20;
 /// Bytes of one big data item of an image (ours: manifests and configurations are below 4 MiB).
 pub const BIG_DATA_BYTES: u64 = 64 << 20;
+/// Bytes of an artifact's manifest and of the index of all artifacts (as containers/image bounds a
+/// manifest).
+pub const INDEX_BYTES: u64 = 4 << 20;
+/// Artifacts of one layout (ours).
+pub const ARTIFACTS: usize = 10_000;
 /// Bytes of a `link` or `lower` file (500 short names of 28 bytes, and a colon each).
 pub const LOWER_FILE_BYTES: u64 = 64 << 10;

@@ -41,6 +41,8 @@ pub(crate) enum Rank {
     MountPoints,
     Images,
     Containers,
+    /// Taken alone.
+    Artifacts,
 }
 
 /// Files of a table.

@@ -1,22 +1,28 @@
 //! A process that dies, or is told of an error, at every fault point of the store: the next one
 //! finds a whole store and can do all that was not done.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use crioxide_storage::{CheckOptions, ContainerId, Damage, Digest, Error, ImageId, Item, Store};
+use crioxide_storage::{
+    ArtifactStore, CheckOptions, ContainerId, Damage, Digest, Error, ImageId, Item, NewArtifact, Store,
+};
 
 use crate::archive::{Archive, base};
 use crate::harness::{TestStore, options, put_image};
 use crate::peers::new_container;
 
-const POINTS: [&str; 6] = [
+const POINTS: [&str; 8] = [
     "storage.layer.synced",
     "storage.layer.recorded",
     "storage.layer.placed",
     "storage.container.layered",
     "storage.container.marked",
     "storage.image.unrecorded",
+    "storage.artifact.blobs",
+    "storage.artifact.unnamed",
 ];
 
 /// A whole life: pull, create, mount, delete, remove.
@@ -37,7 +43,31 @@ fn life(store: &Store) -> Result<(), Error> {
         .clone();
     store.mount(&id)?;
     store.delete_container(&id)?;
-    store.remove_image(&image)
+    store.remove_image(&image)?;
+    artifact(&artifacts(store))
+}
+
+fn artifacts(store: &Store) -> ArtifactStore {
+    store.artifacts(&[])
+}
+
+/// Stores one and removes it.
+fn artifact(store: &ArtifactStore) -> Result<(), Error> {
+    let mut blob = store.stage_blob()?;
+    blob.write_all(b"{}").unwrap();
+    let config = Digest::of(b"{}");
+    let manifest = format!(r#"{{"config":{{"digest":"{config}","size":2}},"layers":[]}}"#);
+    let digest = Digest::of(manifest.as_bytes());
+    store.put(NewArtifact {
+        name: "a.io/x:1".to_owned(),
+        digest: digest.clone(),
+        manifest: manifest.into_bytes(),
+        media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+        blobs: vec![blob.finish(&config)?],
+        needed: vec![(config, 2)],
+    })?;
+    assert_eq!(store.list()?.len(), 1);
+    store.remove(&digest, None)
 }
 
 /// Not a test of its own: the process that dies.
@@ -66,6 +96,11 @@ fn start_again(store: &Store) {
     assert!(store.images().unwrap().is_empty());
     assert_eq!(store.layer_for(&Digest::of(&base()), None).unwrap(), None);
     assert_eq!(store.check(&CheckOptions::default()).unwrap(), []);
+    let artifacts = artifacts(store);
+    assert!(artifacts.list().unwrap().is_empty());
+    artifacts.prune(Duration::ZERO).unwrap();
+    let blobs = store.root().join("artifacts/blobs/sha256");
+    assert_eq!(std::fs::read_dir(blobs).unwrap().count(), 0);
 }
 
 fn die(store: &TestStore, fault: &str) -> std::process::ExitStatus {
