@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use image::{Credentials, Image, Images, PullRequest, User};
+use image::{Artifact, Credentials, Image, Images, PullRequest, User};
 use pods::Pods;
 use serde_json::json;
 use sys::pool::Pool;
@@ -61,13 +61,28 @@ impl ImageService {
             .and_then(|filter| filter.image)
             .map(|image| image.image);
         let images = match wanted.filter(|name| !name.is_empty()) {
-            Some(name) => self.find(name).await?.into_iter().collect(),
+            Some(name) => match self.find(name.clone()).await? {
+                Some(image) => vec![on_wire(&image)],
+                None => {
+                    let found = self.find_artifact(&name).await?;
+                    found.iter().map(artifact_on_wire).collect()
+                }
+            },
             None => {
-                let list = self.images.list().await;
-                list.map_err(|error| image_status(&error))?
+                let images = self.images.list().await;
+                let images = images.map_err(|error| image_status(&error))?;
+                let artifacts = self.images.artifacts().await;
+                let artifacts = artifacts.map_err(|error| image_status(&error))?;
+                let artifacts = artifacts.iter().map(artifact_on_wire);
+                images.iter().map(on_wire).chain(artifacts).collect()
             }
         };
-        Ok(images.iter().map(on_wire).collect())
+        Ok(images)
+    }
+
+    async fn find_artifact(&self, name: &str) -> Result<Option<Artifact>, Status> {
+        let found = self.images.find_artifact(name).await;
+        found.map_err(|error| image_status(&error))
     }
 }
 
@@ -90,6 +105,23 @@ fn on_wire(image: &Image) -> v1::Image {
             ..Default::default()
         }),
         pinned: image.pinned,
+    }
+}
+
+/// An artifact among the images: it has no user.
+fn artifact_on_wire(artifact: &Artifact) -> v1::Image {
+    v1::Image {
+        id: artifact.id.to_string(),
+        repo_tags: artifact.repo_tags.clone(),
+        repo_digests: artifact.repo_digests.clone(),
+        size: artifact.size,
+        spec: Some(v1::ImageSpec {
+            image: artifact.id.to_string(),
+            annotations: artifact.annotations.clone().into_iter().collect(),
+            ..Default::default()
+        }),
+        pinned: artifact.pinned,
+        ..Default::default()
     }
 }
 
@@ -159,8 +191,12 @@ impl v1::image_service_server::ImageService for ImageService {
         if name.is_empty() {
             return Err(invalid("image.image", "is empty"));
         }
-        let Some(image) = self.find(name).await? else {
-            return Ok(Response::new(v1::ImageStatusResponse::default()));
+        let Some(image) = self.find(name.clone()).await? else {
+            let artifact = self.find_artifact(&name).await?;
+            return Ok(Response::new(v1::ImageStatusResponse {
+                image: artifact.as_ref().map(artifact_on_wire),
+                ..Default::default()
+            }));
         };
         let info = if request.verbose {
             info(&verbose(&image))
@@ -187,7 +223,7 @@ impl v1::image_service_server::ImageService for ImageService {
             reference,
             credentials: credentials(request.auth)?,
             namespace: pod.map(|metadata| metadata.namespace).unwrap_or_default(),
-            auth_file: None,
+            ..PullRequest::default()
         };
         let pulled = self
             .images

@@ -66,6 +66,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         statistics: statistics(settings)?,
         host_ports: !settings.bool(section, "disable_hostport_mapping"),
         image_volumes: image_volumes(settings)?,
+        artifact_mounts: settings.bool("crio.image", "oci_artifact_mount_support"),
         timezone: timezone(settings)?,
     })
 }
@@ -188,7 +189,7 @@ pub(crate) fn store(settings: &Settings) -> Result<::storage::Store> {
 /// The rooms below the pods.
 pub(crate) fn rooms(settings: &Settings, matches: &ArgMatches) -> Result<pods::Rooms> {
     let store = store(settings)?;
-    let images = image::Images::new(images(settings, matches), store.clone());
+    let images = image::Images::new(images(settings, matches)?, store.clone());
     let (handlers, unusable) =
         runtime::Handlers::find(handlers(settings)?, default_runtime(settings))?;
     for error in unusable {
@@ -239,14 +240,27 @@ fn pause_image(settings: &Settings) -> Option<pods::PauseImage> {
 }
 
 /// Options of images.
-pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> image::Options {
+pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image::Options> {
     let section = "crio.image";
     let given =
         |key: &str| Some(settings.path(section, key)).filter(|path| !path.as_os_str().is_empty());
     let default = image::Options::default();
     let mut pinned = settings.list(section, "pinned_images").to_vec();
     pinned.push(settings.text(section, "pause_image").to_owned());
-    image::Options {
+    let (of_runtime, stores) = ("crio.runtime", "additional_artifact_stores");
+    let additional_artifact_stores: Vec<PathBuf> = settings
+        .list(of_runtime, stores)
+        .iter()
+        .map(PathBuf::from)
+        .collect();
+    if additional_artifact_stores
+        .iter()
+        .any(|path| !path.is_absolute())
+    {
+        let wrong = settings.wrong(of_runtime, stores, "has a path that is not absolute");
+        return Err(wrong.into());
+    }
+    Ok(image::Options {
         registries_conf: argument(matches, "registries-conf").into(),
         registries_conf_dir: argument(matches, "registries-conf-dir").into(),
         policy: given("signature_policy").unwrap_or(default.policy),
@@ -260,13 +274,14 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> image::Option
             env!("CARGO_PKG_VERSION")
         ),
         pinned,
+        additional_artifact_stores,
         pull_progress_timeout: match settings.duration(section, "pull_progress_timeout") {
             Duration::ZERO => default.pull_progress_timeout,
             set => set,
         },
         temporary: given("big_files_temporary_dir").unwrap_or(default.temporary),
         ..image::Options::default()
-    }
+    })
 }
 
 /// Where containers-auth.json(5) looks for credentials.

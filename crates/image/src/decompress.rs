@@ -1,5 +1,6 @@
-//! Decompression of layers: gzip of any number of members, zstd of any number of frames, or
-//! nothing. The content decides, not the media type, which registries get wrong.
+//! Decompression of layers: gzip of any number of members, zstd of any number of frames, bzip2 and
+//! xz of any number of streams, or nothing. The content decides, not the media type, which
+//! registries get wrong.
 
 use std::io::{self, BufRead, Read};
 
@@ -12,21 +13,19 @@ use crate::limits;
 /// 32 KiB of window, and 16 to ask for gzip's header and trailer.
 const GZIP_WINDOW: u8 = 15 + 16;
 
-/// How a blob is compressed, by its first bytes. Compression that is not read is an error.
+/// How a blob is compressed, by its first bytes.
 pub(crate) fn detect(blob: &mut PieceReader) -> io::Result<Compression> {
-    by_magic(blob.peek(6)?)
+    Ok(by_magic(blob.peek(6)?))
 }
 
-pub(crate) fn by_magic(head: &[u8]) -> io::Result<Compression> {
-    const UNREAD: [(&[u8], &str); 2] = [(b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz")];
-    if let Some((_, name)) = UNREAD.iter().find(|(magic, _)| head.starts_with(magic)) {
-        return Err(invalid(format!("{name} compression is not supported")));
-    }
-    Ok(match head {
+pub(crate) fn by_magic(head: &[u8]) -> Compression {
+    match head {
         [0x1f, 0x8b, ..] => Compression::Gzip,
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        [b'B', b'Z', b'h', ..] => Compression::Bzip2,
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
         _ => Compression::None,
-    })
+    }
 }
 
 /// What the blob is, uncompressed. The reader ends where the blob does: a cut or garbage after
@@ -42,7 +41,14 @@ pub(crate) fn reader<'a>(
             zstd.window_log_max(limits::ZSTD_WINDOW_LOG)?;
             Box::new(zstd)
         }
-        _ => Box::new(blob),
+        // Its blocks are at most 900 kB: a few megabytes of memory.
+        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(blob)),
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            blob,
+            true,
+            limits::XZ_MEMORY_KIB,
+        )),
+        Compression::None => Box::new(blob),
     })
 }
 
@@ -124,6 +130,7 @@ fn advanced(before: u64, after: u64) -> usize {
 mod tests {
     use super::*;
     use crate::blob;
+    use std::io::Write;
     use storage::Digest;
     use zlib_rs::{Deflate, DeflateFlush};
 
@@ -136,6 +143,19 @@ mod tests {
         assert_eq!(status, Status::StreamEnd);
         output.truncate(usize::try_from(deflate.total_out()).unwrap());
         output
+    }
+
+    fn bzip2(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = bzip2::read::BzEncoder::new(bytes, bzip2::Compression::fast());
+        let mut output = Vec::new();
+        encoder.read_to_end(&mut output).unwrap();
+        output
+    }
+
+    fn xz(bytes: &[u8], options: lzma_rust2::XzOptions) -> Vec<u8> {
+        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+        writer.write_all(bytes).unwrap();
+        writer.finish().unwrap()
     }
 
     /// Decodes bytes that come in pieces of that size.
@@ -173,6 +193,7 @@ mod tests {
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
         let zstd = zstd::stream::encode_all(&text[..], 3).unwrap();
+        let preset = lzma_rust2::XzOptions::with_preset(3);
         let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9], &zstd[..]].concat();
         for (name, bytes, times) in [
             ("gzip", gzip(&text), 1),
@@ -180,6 +201,10 @@ mod tests {
             ("zstd", zstd.clone(), 1),
             ("two frames", zstd.repeat(2), 2),
             ("skippable frame first", skippable, 1),
+            ("bzip2", bzip2(&text), 1),
+            ("two streams of bzip2", bzip2(&text).repeat(2), 2),
+            ("xz", xz(&text, preset.clone()), 1),
+            ("two streams of xz", xz(&text, preset).repeat(2), 2),
             ("nothing", text.clone(), 1),
         ] {
             for piece in [1, 3, 1000, 1 << 20] {
@@ -199,6 +224,10 @@ mod tests {
     fn cuts_garbage_and_unread_kinds_are_errors() {
         let text = b"some text that is long enough".repeat(100);
         let (gzip, zstd) = (gzip(&text), zstd::stream::encode_all(&text[..], 3).unwrap());
+        let (bzip2, xz) = (
+            bzip2(&text),
+            xz(&text, lzma_rust2::XzOptions::with_preset(3)),
+        );
         for (name, bytes) in [
             ("cut gzip", gzip[..gzip.len() - 1].to_vec()),
             ("cut zstd", zstd[..zstd.len() - 1].to_vec()),
@@ -206,10 +235,27 @@ mod tests {
             ("garbage after zstd", [&zstd[..], b"garbage"].concat()),
             ("bad checksum", [&gzip[..gzip.len() - 8], &[0; 8]].concat()),
             ("gzip header only", gzip[..3].to_vec()),
-            ("bzip2", b"BZh91AY&SY".to_vec()),
-            ("xz", b"\xfd7zXZ\0rest".to_vec()),
+            ("cut bzip2", bzip2[..bzip2.len() - 1].to_vec()),
+            ("garbage after bzip2", [&bzip2[..], b"garbage"].concat()),
+            ("bzip2 header only", bzip2[..4].to_vec()),
+            ("cut xz", xz[..xz.len() - 1].to_vec()),
+            ("garbage after xz", [&xz[..], b"garbage"].concat()),
+            ("xz magic only", xz[..6].to_vec()),
         ] {
             assert!(decode(&bytes, 100).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn an_xz_dictionary_larger_than_that_of_the_highest_preset_is_refused() {
+        let text = b"little text";
+        let with = |dictionary: u32| {
+            let mut options = lzma_rust2::XzOptions::with_preset(0);
+            options.lzma_options.dict_size = dictionary;
+            xz(text, options)
+        };
+        assert_eq!(decode(&with(64 << 20), 100).unwrap(), text);
+        let error = decode(&with(128 << 20), 100).unwrap_err();
+        assert!(error.to_string().contains("memory"), "{error}");
     }
 }

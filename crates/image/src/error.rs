@@ -108,6 +108,12 @@ pub enum Error {
         /// A container that was made from it.
         container: String,
     },
+    /// The image or artifact is in an additional store, which is only read.
+    #[error("{image} is in an additional store, which is read-only")]
+    ReadOnly {
+        /// The image or artifact as it was asked for.
+        image: String,
+    },
     /// Several sources were tried: the last one's error, and what the mirrors said.
     #[error("{last} (Mirrors also failed: [{}])", mirrors.join("; "))]
     Sources {
@@ -124,9 +130,6 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The image is in a store that is only read, and can't be removed.
-    #[error("image {0} is in a read-only store")]
-    ReadOnly(String),
     /// The store failed.
     #[error("image store: {}", chain(.0))]
     Storage(#[source] storage::Error),
@@ -163,7 +166,9 @@ impl From<storage::Error> for Error {
                 image: image.to_string(),
                 container: container.to_string(),
             },
-            storage::Error::ReadOnly(image) => Self::ReadOnly(image.to_string()),
+            storage::Error::ReadOnly(image) => Self::ReadOnly {
+                image: image.to_string(),
+            },
             other => Self::Storage(other),
         }
     }

@@ -20,9 +20,14 @@ use crate::registries::Registries;
 
 /// Manifests and indexes: bounded, never both at once, and the same when they are written again.
 pub fn manifest(bytes: &[u8]) {
-    let written = match Document::parse(bytes) {
+    let document = Document::parse(bytes);
+    let artifact_type = match document {
+        Ok(Document::Artifact(_)) => "x",
+        _ => "",
+    };
+    let written = match document {
         Err(_) => return,
-        Ok(Document::Image(image)) => {
+        Ok(Document::Image(image) | Document::Artifact(image)) => {
             assert!(image.layers.len() <= limits::LAYERS);
             assert!(image.config.size <= limits::CONFIG_BYTES as u64);
             assert!(
@@ -32,7 +37,7 @@ pub fn manifest(bytes: &[u8]) {
                     .all(|layer| layer.size <= limits::BLOB_BYTES)
             );
             let layers: Vec<_> = image.layers.iter().map(descriptor).collect();
-            json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": layers,
+            json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": artifact_type, "layers": layers,
                 "config": descriptor(&image.config), "annotations": image.annotations})
         }
         Ok(Document::Index(entries)) => {
@@ -56,7 +61,7 @@ pub fn manifest(bytes: &[u8]) {
             .collect()
     };
     match again {
-        Document::Image(image) => {
+        Document::Image(image) | Document::Artifact(image) => {
             assert!(raw["manifests"].is_null(), "image and index at once");
             let found: Vec<_> = image
                 .layers
@@ -265,7 +270,10 @@ pub fn inflate(bytes: &[u8]) {
     }
     let gzip = storage::fuzzing::gzip(bytes);
     let zstd = zstd::stream::encode_all(bytes, 1).expect("a vector takes all");
-    for packed in [gzip, zstd] {
+    let mut bzip2 = Vec::new();
+    let mut encoder = bzip2::read::BzEncoder::new(bytes, bzip2::Compression::fast());
+    encoder.read_to_end(&mut bzip2).expect("a vector takes all");
+    for packed in [gzip, zstd, bzip2, xz(bytes)] {
         assert_eq!(inflated(&packed, 7).as_deref(), Some(bytes));
         let two = [&packed[..], &packed].concat();
         assert_eq!(inflated(&two, 64), Some([bytes, bytes].concat()));
@@ -274,10 +282,17 @@ pub fn inflate(bytes: &[u8]) {
     }
 }
 
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let options = lzma_rust2::XzOptions::with_preset(0);
+    let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).expect("a preset's options");
+    writer.write_all(bytes).expect("a vector takes all");
+    writer.finish().expect("a vector takes all")
+}
+
 fn inflated(bytes: &[u8], piece: usize) -> Option<Vec<u8>> {
     let head = bytes.get(..6).unwrap_or(bytes);
     let read = || -> io::Result<Vec<u8>> {
-        let compression = decompress::by_magic(head)?;
+        let compression = decompress::by_magic(head);
         let blob = BufReader::with_capacity(piece, bytes);
         let mut plain = Vec::new();
         let reader = decompress::reader(compression, blob)?;

@@ -21,6 +21,7 @@ use crate::pull::{Downloads, LoadRequest, Loaded, PullRequest, Puller};
 use crate::reference::Reference;
 use crate::totals::{Counters, Totals};
 
+mod artifacts;
 mod find;
 mod names;
 mod remove;
@@ -60,6 +61,7 @@ impl Images {
         let files = Pool::new("image-files", FILE_THREADS);
         let puller = Puller {
             client: Client::new(&options, files.clone()),
+            artifacts: store.artifacts(&options.additional_artifact_stores),
             store,
             files,
             // As many threads as layers, or an unpacking one could wait for an inflating one
@@ -78,7 +80,7 @@ impl Images {
         }))
     }
 
-    /// Pulls an image, or waits for an equal pull that runs: dropping the future cancels nothing.
+    /// Pulls an image or an artifact, or waits for an equal pull that runs: dropping the future cancels nothing.
     ///
     /// # Errors
     /// See [`Error`]; decide by [`Error::root`].
@@ -87,6 +89,7 @@ impl Images {
             reference: request.reference.clone(),
             credentials: request.credentials.clone(),
             namespace: request.namespace.clone(),
+            artifact: request.artifact,
         };
         let puller = Arc::clone(&self.0.puller);
         self.0
@@ -128,6 +131,7 @@ impl Images {
     /// any pull may take. Logs what it did.
     pub async fn prune(&self) {
         const AGE: Duration = Duration::from_secs(6 * 3600);
+        self.prune_artifacts(AGE).await;
         let store = self.0.puller.store.clone();
         let pruned = self
             .0

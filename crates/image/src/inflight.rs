@@ -16,6 +16,7 @@ pub(crate) struct Key {
     pub(crate) reference: String,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) namespace: String,
+    pub(crate) artifact: bool,
 }
 
 /// A pull's end. Errors are shared by all who wait.
@@ -123,6 +124,7 @@ mod tests {
             reference: reference.into(),
             credentials: None,
             namespace: String::new(),
+            artifact: false,
         }
     }
 

@@ -9,6 +9,7 @@
 //! URL or a key, sizes before they become allocations (see [`limits`]), and credentials are sent
 //! to the registry they are for and to nobody else.
 
+mod artifact;
 mod blob;
 mod client;
 mod credentials;
@@ -32,6 +33,7 @@ mod reference;
 mod registries;
 mod totals;
 
+pub use artifact::{Artifact, ArtifactFile};
 pub use credentials::{BadAuth, Credentials};
 pub use error::{Error, Result};
 pub use image::{Image, OciConfig, User};

@@ -44,6 +44,8 @@ pub const TAG_BYTES: usize = 128;
 pub const REFERENCE_BYTES: usize = 1024;
 /// Largest window of a zstd frame as a power of two (zstd's own default: 128 MiB).
 pub const ZSTD_WINDOW_LOG: u32 = 27;
+/// KiB of memory that an xz stream's dictionary may take (that of preset 9, 64 MiB, fits).
+pub const XZ_MEMORY_KIB: u32 = 72 << 10;
 /// Pieces of a blob between the network and the thread that unpacks it; one is at most
 /// [`HTTP_BUFFER_BYTES`].
 pub const PIECES: usize = 8;

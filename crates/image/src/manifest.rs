@@ -25,11 +25,13 @@ const CONFIG_TYPES: [&str; 2] = [
 pub(crate) enum Document {
     /// One image.
     Image(Manifest),
+    /// Files that are no image, in OCI's form.
+    Artifact(Manifest),
     /// Images of several platforms.
     Index(Vec<IndexEntry>),
 }
 
-/// One image: its configuration and its layers, the lowest first.
+/// One image or artifact: its configuration and its layers, the lowest first.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     pub(crate) config: Descriptor,
@@ -45,6 +47,16 @@ pub(crate) struct Descriptor {
     pub(crate) media_type: String,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// Whether it is a layer that its maker does not let registries distribute (docker's "foreign").
+    pub(crate) fn is_foreign(&self) -> bool {
+        let media_type = &self.media_type;
+        media_type.contains(".foreign.") || media_type.contains(".nondistributable.")
+    }
 }
 
 /// One manifest of an index.
@@ -56,6 +68,16 @@ pub(crate) struct IndexEntry {
     platform: Option<RawPlatform>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl IndexEntry {
+    /// containers/image's mark of an image that is there a second time, with zstd layers.
+    fn is_zstd(&self) -> bool {
+        let mark = self
+            .annotations
+            .get("io.github.containers.compression.zstd");
+        mark.is_some_and(|value| value == "true")
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -73,6 +95,8 @@ struct Raw {
     schema_version: u64,
     #[serde(default)]
     media_type: String,
+    #[serde(default)]
+    artifact_type: String,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<IndexEntry>>,
@@ -115,7 +139,14 @@ impl Document {
                     annotations: raw.annotations,
                 };
                 manifest.check()?;
-                Ok(Self::Image(manifest))
+                match manifest.check_image() {
+                    Ok(()) => Ok(Self::Image(manifest)),
+                    Err(reason) if raw.media_type == DOCKER_MANIFEST => Err(reason),
+                    Err(_) if manifest.is_artifact(&raw.artifact_type) => {
+                        Ok(Self::Artifact(manifest))
+                    }
+                    Err(reason) => Err(reason),
+                }
             }
             (Some(_), _, _) => Err("it is image and index at once".to_owned()),
             _ => Err("neither an image manifest nor an index".to_owned()),
@@ -124,20 +155,21 @@ impl Document {
 }
 
 impl Manifest {
+    /// Whether it is something else than an image, as CRI-O tells: by the type of its
+    /// configuration, or by an artifact type where the layers are none of an image.
+    fn is_artifact(&self, artifact_type: &str) -> bool {
+        !self.has_image_config() || !artifact_type.is_empty()
+    }
+
+    /// Without a type it is an image's by convention.
+    fn has_image_config(&self) -> bool {
+        let media_type = self.config.media_type.as_str();
+        media_type.is_empty() || CONFIG_TYPES.contains(&media_type)
+    }
+
+    /// What goes for images and artifacts.
     fn check(&self) -> Result<(), String> {
         let config = &self.config;
-        if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
-            return Err(format!(
-                "not an image but an artifact: its configuration is of type {:?}",
-                config.media_type
-            ));
-        }
-        if config.digest.algorithm() != "sha256" {
-            return Err(format!(
-                "configuration digest {} is not SHA-256",
-                config.digest
-            ));
-        }
         if config.size > limits::CONFIG_BYTES as u64 {
             return Err(format!(
                 "configuration larger than {} bytes",
@@ -146,6 +178,26 @@ impl Manifest {
         }
         if self.layers.len() > limits::LAYERS {
             return Err(format!("more than {} layers", limits::LAYERS));
+        }
+        match self.layers.iter().find(|it| it.size > limits::BLOB_BYTES) {
+            Some(layer) => Err(format!("layer {} is larger than allowed", layer.digest)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_image(&self) -> Result<(), String> {
+        let config = &self.config;
+        if !self.has_image_config() {
+            return Err(format!(
+                "not an image: its configuration is of type {:?}",
+                config.media_type
+            ));
+        }
+        if config.digest.algorithm() != "sha256" {
+            return Err(format!(
+                "configuration digest {} is not SHA-256",
+                config.digest
+            ));
         }
         for layer in &self.layers {
             if layer.media_type.contains("encrypted") {
@@ -160,15 +212,13 @@ impl Manifest {
                     layer.digest, layer.media_type
                 ));
             }
-            if layer.size > limits::BLOB_BYTES {
-                return Err(format!("layer {} is larger than allowed", layer.digest));
-            }
         }
         Ok(())
     }
 }
 
-/// The entry of an index that fits the platform best; of equal ones the first.
+/// The entry of an index that fits the platform best; of equal ones one with zstd layers, which
+/// inflate faster, else the first. What says no platform (an index in an index, an artifact) is the last choice.
 pub(crate) fn choose<'a>(entries: &'a [IndexEntry], here: &Platform) -> Option<&'a IndexEntry> {
     let rank = |entry: &IndexEntry| {
         let RawPlatform {
@@ -185,12 +235,9 @@ pub(crate) fn choose<'a>(entries: &'a [IndexEntry], here: &Platform) -> Option<&
     let ranked = entries
         .iter()
         .filter_map(|entry| Some((rank(entry)?, entry)));
-    let best = ranked.min_by_key(|(rank, _)| *rank).map(|(_, entry)| entry);
-    // An index of one image need not say its platform.
-    best.or(match entries {
-        [only] if only.platform.is_none() => Some(only),
-        _ => None,
-    })
+    let best = ranked.min_by_key(|(rank, entry)| (*rank, !entry.is_zstd()));
+    best.map(|(_, entry)| entry)
+        .or_else(|| entries.iter().find(|entry| entry.platform.is_none()))
 }
 
 fn check_type(found: &str, known: &[&str]) -> Result<(), String> {
@@ -241,19 +288,48 @@ mod tests {
     }
 
     #[test]
+    fn an_artifact_is_told_by_its_configuration_or_its_type() {
+        let helm = "application/vnd.cncf.helm.config.v1+json";
+        let text = json!([descriptor("text/plain")]);
+        let mut typed = with("layers", text.clone());
+        typed["artifactType"] = json!("text/plain");
+        let mut image = image();
+        image["artifactType"] = json!("x/y");
+        let mut docker = with("config", descriptor(helm));
+        docker["mediaType"] = json!(DOCKER_MANIFEST);
+        for (name, value, kind) in [
+            (
+                "another configuration",
+                with("config", descriptor(helm)),
+                "artifact",
+            ),
+            ("a type, and no layers of an image", typed, "artifact"),
+            ("a type, and layers of an image", image, "image"),
+            (
+                "no type of configuration",
+                with("config", descriptor("")),
+                "image",
+            ),
+            ("no layers of an image", with("layers", text), "error"),
+            ("in docker's form", docker, "error"),
+        ] {
+            let found = match Document::parse(value.to_string().as_bytes()) {
+                Ok(Document::Image(_)) => "image",
+                Ok(Document::Artifact(_)) => "artifact",
+                Ok(Document::Index(_)) => "index",
+                Err(_) => "error",
+            };
+            assert_eq!(found, kind, "{name}");
+        }
+    }
+
+    #[test]
     fn what_is_ambiguous_or_hostile_is_refused() {
         for (value, reason) in [
             (with("manifests", json!([])), "image and index at once"),
             (with("schemaVersion", json!(1)), "schema 1"),
             (with("fsLayers", json!([])), "schema 1"),
             (with("mediaType", json!(OCI_INDEX)), "does not fit"),
-            (
-                with(
-                    "config",
-                    descriptor("application/vnd.cncf.helm.config.v1+json"),
-                ),
-                "artifact",
-            ),
             (
                 with("layers", json!([descriptor("text/plain")])),
                 "is of type",
@@ -325,6 +401,48 @@ mod tests {
         assert_eq!(choose(&entries, &here).unwrap().descriptor.size, 4);
         here.architecture = "s390x".into();
         assert!(choose(&entries, &here).is_none());
+    }
+
+    #[test]
+    fn of_equal_images_the_one_in_zstd_is_taken_and_without_a_platform_the_last() {
+        let entry = |size: u64, platform: Value, annotations: Value| {
+            json!({"digest": format!("sha256:{}", "0".repeat(64)), "size": size, "mediaType": OCI_MANIFEST,
+                "platform": platform, "annotations": annotations})
+        };
+        let linux = json!({"os": "linux", "architecture": "amd64"});
+        let zstd = json!({"io.github.containers.compression.zstd": "true"});
+        let here = Platform {
+            os: "linux".into(),
+            architecture: "amd64".into(),
+            variant: "".into(),
+        };
+        for (entries, size) in [
+            (
+                vec![
+                    entry(1, Value::Null, Value::Null),
+                    entry(2, linux.clone(), Value::Null),
+                    entry(3, linux, zstd),
+                ],
+                3,
+            ),
+            (
+                vec![
+                    entry(
+                        1,
+                        json!({"os": "linux", "architecture": "s390x"}),
+                        Value::Null,
+                    ),
+                    entry(2, Value::Null, Value::Null),
+                ],
+                2,
+            ),
+        ] {
+            let index = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+            let Document::Index(entries) = Document::parse(index.as_bytes()).unwrap() else {
+                panic!("{index}")
+            };
+            assert_eq!(choose(&entries, &here).unwrap().descriptor.size, size);
+        }
     }
 
     proptest! {

@@ -35,6 +35,8 @@ pub struct Options {
     pub user_agent: String,
     /// Which of an index's images is taken.
     pub platform: Platform,
+    /// Directories whose `artifacts` are read before the store's own and never written.
+    pub additional_artifact_stores: Vec<PathBuf>,
     /// Patterns of images that the kubelet must not collect: exact, `glob*` or `*keyword*`.
     pub pinned: Vec<String>,
     /// Layers that are fetched and unpacked at once, over all pulls.
@@ -72,6 +74,7 @@ impl Default for Options {
             helper_path: std::env::var("PATH").unwrap_or_default(),
             user_agent: "crioxide".to_owned(),
             platform: Platform::host(),
+            additional_artifact_stores: Vec::new(),
             pinned: Vec::new(),
             parallel_layers: 6,
             connect_timeout: Duration::from_secs(30),

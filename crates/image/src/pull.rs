@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use storage::{Digest, ImageId, NewImage, Store};
+use storage::{ArtifactStore, Digest, ImageId, NewImage, Store};
 use sys::pool::Pool;
 use tokio::sync::Semaphore;
 use trust::Policy;
@@ -20,6 +20,7 @@ use crate::reference::{ImageName, Reference};
 use crate::registries::{Registries, Source};
 use crate::totals::Counters;
 
+mod artifact;
 mod download;
 mod fetch;
 mod layers;
@@ -41,6 +42,8 @@ pub struct PullRequest {
     pub auth_file: Option<PathBuf>,
     /// The Kubernetes namespace that it is for; a pull is shared within one only.
     pub namespace: String,
+    /// Whether an image will not do.
+    pub artifact: bool,
 }
 
 /// What pulls need and share.
@@ -48,6 +51,7 @@ pub struct PullRequest {
 pub(crate) struct Puller {
     pub(crate) options: Options,
     pub(crate) store: Store,
+    pub(crate) artifacts: ArtifactStore,
     pub(crate) client: Client,
     /// Configuration, manifests, commits.
     pub(crate) files: Pool,
@@ -67,6 +71,8 @@ struct Plan {
 struct Candidate {
     reference: Reference,
     sources: Vec<(Source, Option<Credentials>)>,
+    /// Whether an image will not do.
+    artifact: bool,
 }
 
 impl Puller {
@@ -116,6 +122,15 @@ impl Puller {
                     // A layer that stalls goes on at the next source.
                     let mut order = sessions.clone();
                     order.rotate_left(at);
+                    if fetched.is_artifact {
+                        return self
+                            .store_artifact(&candidate.reference, fetched, order, tracker)
+                            .await;
+                    }
+                    if candidate.artifact {
+                        let reason = "it is an image, and an artifact is asked for";
+                        return Err(Error::bad_manifest(&candidate.reference, reason));
+                    }
                     let names = [candidate.reference];
                     return self
                         .store_image(&names, fetched, Blobs::Registry(order), tracker)
@@ -240,6 +255,7 @@ impl Plan {
         Ok(Candidate {
             reference: reference.clone(),
             sources,
+            artifact: request.artifact,
         })
     }
 }

@@ -13,6 +13,7 @@ use spec::container::{Namespace, Namespaces, Parts};
 use spec::process::ImageDefaults;
 use spec::{mounts, oci, seccomp};
 
+use crate::image_volumes::Volume;
 use crate::node::Node;
 use crate::request::{PidMode, Profile, Shared};
 use crate::rootfs::Rootfs;
@@ -38,8 +39,10 @@ pub(crate) struct Ingredients {
     pub(crate) root: PathBuf,
     /// The bundle's directory.
     pub(crate) bundle: PathBuf,
-    /// Ids of the images that are mounted beside its own.
-    pub(crate) image_volumes: Vec<String>,
+    /// The images and artifacts that are mounted beside its own.
+    pub(crate) image_volumes: Vec<Volume>,
+    /// A seccomp profile that came as an artifact.
+    pub(crate) seccomp: Option<Vec<u8>>,
     /// Path of the process namespace that is joined, where one is.
     pub(crate) pid_namespace: Namespace,
     pub(crate) log_path: String,
@@ -65,14 +68,17 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         node.options.timezone.as_deref(),
     )?);
     let mut binds = Vec::with_capacity(request.mounts.len());
-    let mut volumes = image_volumes::sources(&from.bundle, request)?.into_iter();
+    let volumes = image_volumes::sources(&from.bundle, request, &from.image_volumes)?;
+    let mut volumes = volumes.into_iter();
     for mount in &request.mounts {
-        let source = match &mount.image {
+        let shown = match &mount.image {
             Some(_) => volumes.next().unwrap_or_default(),
-            None => host_source(node, mount)?,
+            None => vec![(mount.container_path.clone(), host_source(node, mount)?)],
         };
         let rro_supported = handler.features.recursive_readonly;
-        binds.push(bind(mount, source, rro_supported)?);
+        for (destination, source) in shown {
+            binds.push(bind(mount, destination, source, rro_supported)?);
+        }
     }
     binds.extend(own_volumes::make(node, from, &rootfs, &user)?);
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
@@ -99,7 +105,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
             .container(&pod.made.cgroup_parent, from.id.as_str()),
         terminal: request.tty,
         root: from.root.clone(),
-        image_volumes: from.image_volumes.clone(),
+        image_volumes: volume_ids(&from.image_volumes),
         restored: from.restored.clone(),
     };
     let process = oci::Process {
@@ -146,12 +152,16 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         devices: devices.nodes,
         device_rules: devices.rules,
         privileged: request.privileged,
-        seccomp: seccomp_filter(node, request, &handler.config.seccomp_profile, surroundings)?,
+        seccomp: seccomp_filter(node, from, &handler.config.seccomp_profile, surroundings)?,
         masked_paths: request.masked_paths.clone(),
         readonly_paths: request.readonly_paths.clone(),
         annotations: container_annotations(from, &handler.config.allowed_annotations),
     };
     Ok((spec::container::build(parts), made))
+}
+
+fn volume_ids(volumes: &[Volume]) -> Vec<String> {
+    volumes.iter().map(|one| one.id().to_owned()).collect()
 }
 
 fn capabilities(
@@ -219,6 +229,7 @@ fn pod_files(pod: &Pod) -> Vec<(&'static str, PathBuf)> {
 /// A requested mount of what is at `source`.
 fn bind(
     mount: &crate::request::Mount,
+    destination: String,
     source: PathBuf,
     rro_supported: bool,
 ) -> Result<mounts::Bind, Error> {
@@ -237,7 +248,7 @@ fn bind(
         ));
     }
     Ok(mounts::Bind {
-        destination: mount.container_path.clone(),
+        destination,
         source,
         readonly: mount.readonly,
         recursive_readonly: mount.recursive_readonly,
@@ -293,7 +304,7 @@ fn namespaces(node: &Node, pod: &Pod, pid: Namespace) -> Namespaces {
 
 fn seccomp_filter(
     node: &Node,
-    request: &ContainerRequest,
+    from: &Ingredients,
     of_handler: &Path,
     surroundings: seccomp::Surroundings,
 ) -> Result<Option<oci::Seccomp>, Error> {
@@ -301,6 +312,10 @@ fn seccomp_filter(
         let text = fs::read(path).map_err(Error::io("read seccomp profile", path))?;
         Ok::<_, Error>(Some(seccomp::Profile::parse(&text)?.filter(surroundings)))
     };
+    let request = &from.request;
+    if let Some(text) = &from.seccomp {
+        return Ok(Some(seccomp::Profile::parse(text)?.filter(surroundings)));
+    }
     if request.privileged {
         return node
             .options

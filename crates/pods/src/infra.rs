@@ -72,8 +72,7 @@ async fn mount_image(run: &Run, pause: &PauseImage) -> Result<(), Error> {
             let request = image::PullRequest {
                 reference: pause.reference.clone(),
                 auth_file: pause.auth_file.clone(),
-                credentials: None,
-                namespace: String::new(),
+                ..image::PullRequest::default()
             };
             let pulled = images.pull(request).await;
             pulled.map_err(|error| Error::Internal(format!("pause image: {}", chain(&error))))?

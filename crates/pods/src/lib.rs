@@ -31,6 +31,7 @@ mod records;
 pub mod request;
 mod restore;
 mod rootfs;
+mod seccomp_artifact;
 mod session;
 mod snapshot;
 pub mod state;

@@ -83,6 +83,8 @@ pub struct Options {
     pub checkpoints: bool,
     /// What is done for the volumes that an image declares.
     pub image_volumes: ImageVolumes,
+    /// Whether image mounts show artifacts too (`oci_artifact_mount_support`).
+    pub artifact_mounts: bool,
     /// File of the time zone that containers have; that of their image if `None`.
     pub timezone: Option<PathBuf>,
 }

@@ -11,9 +11,12 @@ use zlib_rs::{Deflate, DeflateFlush, Status};
 
 // Said, so that `image`'s own tests can include this file: they can't depend on this crate, which
 // depends on `image`.
+#[path = "image_maker/artifact.rs"]
+mod artifact;
 #[path = "image_maker/tar.rs"]
 mod tar;
 
+pub use artifact::{ArtifactMaker, MadeArtifact};
 pub use tar::{Entry, Kind, archive};
 
 /// How layers are compressed.
@@ -26,6 +29,10 @@ pub enum Compression {
     Gzip,
     /// Zstandard.
     Zstd,
+    /// bzip2.
+    Bzip2,
+    /// xz.
+    Xz,
 }
 
 /// Whose media types are used.
@@ -245,6 +252,10 @@ impl ImageMaker {
                     Compression::None => "application/vnd.oci.image.layer.v1.tar",
                     Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
                     Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+                    // No specification has a type for them: readers go by the content.
+                    Compression::Bzip2 | Compression::Xz => {
+                        "application/vnd.oci.image.layer.v1.tar+gzip"
+                    }
                 }
                 .to_owned(),
             },
@@ -387,6 +398,18 @@ pub fn compress(bytes: &[u8], compression: Compression) -> Vec<u8> {
                 zstd::stream::write::Encoder::new(Vec::new(), 1).expect("the level is one");
             encoder.write_all(bytes).expect("memory takes all");
             encoder.finish().expect("memory takes all")
+        }
+        Compression::Bzip2 => {
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+            encoder.write_all(bytes).expect("memory takes all");
+            encoder.finish().expect("memory takes all")
+        }
+        Compression::Xz => {
+            let options = lzma_rust2::XzOptions::with_preset(1);
+            let mut writer =
+                lzma_rust2::XzWriter::new(Vec::new(), options).expect("a preset's options");
+            writer.write_all(bytes).expect("memory takes all");
+            writer.finish().expect("memory takes all")
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use sys::spawn::{Child, Session, Spec, spawn};
 
-use crate::image_maker::{Blob, Index, MadeImage};
+use crate::image_maker::{Blob, Index, MadeArtifact, MadeImage};
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
 
@@ -151,6 +151,17 @@ impl Registry {
         }
         self.push_blob(name, image.config())?;
         self.push_manifest(name, tag, image.media_type(), image.manifest())
+    }
+
+    /// Pushes an artifact as `name:tag`.
+    ///
+    /// # Errors
+    /// The registry's answer.
+    pub fn push_artifact(&self, name: &str, tag: &str, artifact: &MadeArtifact) -> Result<()> {
+        for blob in artifact.blobs() {
+            self.push_blob(name, blob)?;
+        }
+        self.push_manifest(name, tag, artifact.media_type(), artifact.manifest())
     }
 
     /// Pushes an index as `name:tag`, and its images by digest.

@@ -167,7 +167,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Bool,
         default: "true",
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "oci-artifact-mount-support",
         env: "CONTAINER_OCI_ARTIFACT_SUPPORT",
         help: "artifact mounts through image volumes",

@@ -57,7 +57,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::List,
         default: "[]",
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "additional-artifact-stores",
         env: "",
         help: "read-only artifact stores (dir with artifacts/ inside); absolute paths; first hit wins over main store",

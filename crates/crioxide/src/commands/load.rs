@@ -42,7 +42,7 @@ pub(super) fn run(invocation: &Invocation<'_>) -> Result<ExitCode> {
         names: own.get_many("name").unwrap_or_default().cloned().collect(),
     };
     let store = options::store(invocation.settings)?;
-    let images = options::images(invocation.settings, invocation.daemon);
+    let images = options::images(invocation.settings, invocation.daemon)?;
     let images = image::Images::new(images, store);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

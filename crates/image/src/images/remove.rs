@@ -8,7 +8,7 @@ use super::{Images, Shared, names};
 use crate::error::{Error, Result};
 
 impl Images {
-    /// Removes an image by its ID, with all names; or one name of it, and the image with its last
+    /// Removes an image, or an artifact, by its ID, with all names; or one name of it, and the image with its last
     /// one. What is not there is removed already. `mounted` has the ids of images that a container
     /// has mounted beside its own, which the store does not know, each with its container.
     ///
@@ -25,7 +25,7 @@ impl Shared {
     fn remove(&self, text: &str, mounted: &BTreeMap<String, String>) -> Result<()> {
         let store = &self.puller.store;
         let Some(found) = self.look_up(text)? else {
-            return Ok(());
+            return self.remove_artifact(text, mounted);
         };
         let (record, doomed) = match found {
             Found::ById(record) => (record, None),

@@ -19,6 +19,8 @@ pub(super) struct Fetched {
     pub(super) config_bytes: Bytes,
     /// The index that was asked for, if it was one.
     pub(super) index: Option<(Digest, Bytes)>,
+    /// Whether it is no image.
+    pub(super) is_artifact: bool,
 }
 
 /// Where manifests and configurations come from. Digests are the caller's to check.
@@ -67,8 +69,11 @@ pub(super) async fn image(origin: &impl Origin, here: &Platform) -> Result<Fetch
             None => Digest::of(&bytes),
         };
         let what = || format!("manifest {digest} of {reference}");
-        match Document::parse(&bytes).map_err(|reason| Error::bad_manifest(what(), reason))? {
-            Document::Image(manifest) => {
+        let document =
+            Document::parse(&bytes).map_err(|reason| Error::bad_manifest(what(), reason))?;
+        let is_artifact = matches!(document, Document::Artifact(_));
+        match document {
+            Document::Image(manifest) | Document::Artifact(manifest) => {
                 let config_bytes = config(origin, &manifest).await?;
                 let (manifest_digest, manifest_bytes) = (digest, bytes);
                 return Ok(Fetched {
@@ -77,6 +82,7 @@ pub(super) async fn image(origin: &impl Origin, here: &Platform) -> Result<Fetch
                     manifest_bytes,
                     config_bytes,
                     index,
+                    is_artifact,
                 });
             }
             Document::Index(entries) => {

@@ -185,7 +185,7 @@ impl Stage {
         let (downloaded, inflated, unpacked) = join3(downloading, inflating, unpacking).await;
         // What failed first made the others fail: the network, then the decoder, unless that
         // only says that nobody reads on.
-        downloaded?;
+        downloaded.map_err(|error| not_distributed(&descriptor, error))?;
         match inflated {
             Ok(compression) => {
                 let staged = unpacked.map_err(|error| layer_error(&digest, error))?;
@@ -238,6 +238,21 @@ fn inflate(mut blob: PieceReader, into: pipe::Writer) -> Result<Compression, Bro
             into.end().map_err(|_| Broken::Unread)?;
             Ok(compression)
         }
+    }
+}
+
+/// A layer's own addresses are never followed: a manifest could name any host that the node
+/// reaches. So a layer that registries may not have can only come from one that has it.
+fn not_distributed(layer: &Descriptor, error: Error) -> Error {
+    match error {
+        Error::NotFound { .. } if layer.is_foreign() => Error::BadLayer {
+            layer: layer.digest.clone(),
+            reason: format!(
+                "the registry does not have it, and the addresses of a layer of type {:?} are not followed",
+                layer.media_type
+            ),
+        },
+        other => other,
     }
 }
 

@@ -87,6 +87,9 @@ impl Puller {
             files: &self.files,
         };
         let fetched = fetch::image(&opened, &self.options.platform).await?;
+        if fetched.is_artifact {
+            return Err(bundle.location().error("it is an artifact, not an image"));
+        }
         let tracker = Arc::new(Tracker::new(bundle.location().to_string()));
         let id = self
             .store_image(&names, fetched, Blobs::Local(bundle), &tracker)

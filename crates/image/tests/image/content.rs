@@ -81,7 +81,8 @@ async fn manifests_that_lie_are_refused() {
         .to_string()
         .into_bytes();
     let artifact = manifest(&made, |manifest| {
-        manifest["config"]["mediaType"] = json!("x/helm")
+        manifest["config"]["mediaType"] = json!("x/helm");
+        manifest["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
     });
     let nested = json!({"schemaVersion": 2, "manifests": [{"digest": digest(b"x"), "size": 1}]});
     let huge = format!("{{\"schemaVersion\":2,\"x\":\"{}\"}}", "x".repeat(5 << 20)).into_bytes();
@@ -95,7 +96,7 @@ async fn manifests_that_lie_are_refused() {
         ("a digest that climbs", climbing, "digest"),
         ("layers in another order", swapped, "diff ID"),
         ("schema 1", schema1, "schema 1 is not supported"),
-        ("an artifact", artifact, "not an image but an artifact"),
+        ("an artifact in docker's form", artifact, "not an image"),
         (
             "an index of itself",
             nested.to_string().into_bytes(),
@@ -182,6 +183,43 @@ async fn layers_that_are_damaged_in_themselves_are_refused() {
     let node = Node::new(&registry.conf());
     let outcome = node.pull(&registry.reference("app:1")).await;
     assert!(!std::fs::exists("/etc/evil").unwrap(), "{outcome:?}");
+}
+
+/// The lowest layer is one of those that registries may not distribute; is it there all the same?
+async fn foreign_layer(media_type: &'static str, there: bool) -> Result<(), String> {
+    let made = maker().build();
+    let layer = made.layers()[0].digest().to_owned();
+    let manifest = manifest(&made, |manifest| {
+        manifest["layers"][0]["mediaType"] = json!(media_type);
+        manifest["layers"][0]["urls"] = json!(["http://127.0.0.1:1/layer"]);
+    });
+    let registry = Fake::start(move |asked| match asked.path.as_str() {
+        path if path.contains("/manifests/") => Reply::ok(manifest.clone()),
+        path if path.ends_with(&layer) && !there => Reply::status(404),
+        _ => fake::image(&made, asked),
+    });
+    let node = Node::new(&registry.conf());
+    let pulled = node.pull(&registry.reference("app:1")).await;
+    assert!(node.leftovers().is_empty());
+    match pulled {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            assert!(matches!(error.root(), Error::BadLayer { .. }), "{error}");
+            Err(error.to_string())
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_is_not_distributed_is_taken_from_the_registry_or_refused() {
+    for media_type in [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    ] {
+        foreign_layer(media_type, true).await.unwrap();
+        let refused = foreign_layer(media_type, false).await.unwrap_err();
+        assert!(refused.contains("are not followed"), "{refused}");
+    }
 }
 
 #[tokio::test]

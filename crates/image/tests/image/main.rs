@@ -19,6 +19,7 @@ mod image_maker;
 #[path = "../../../testkit/src/registry.rs"]
 mod registry;
 
+mod artifacts;
 mod authentication;
 mod content;
 mod fake;

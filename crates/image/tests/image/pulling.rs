@@ -29,7 +29,13 @@ async fn images_of_all_formats_and_compressions_are_pulled_and_listed() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path()).unwrap();
     for format in [Format::Oci, Format::Docker] {
-        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        for compression in [
+            Compression::None,
+            Compression::Gzip,
+            Compression::Zstd,
+            Compression::Bzip2,
+            Compression::Xz,
+        ] {
             let node = Node::new(&registry.registries_conf());
             let image = maker()
                 .format(format)

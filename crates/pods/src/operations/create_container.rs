@@ -5,6 +5,7 @@
 
 mod from_checkpoint;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -18,13 +19,17 @@ use super::intent::Subject;
 use super::stage::{Doing, Plan, Stage, perform};
 use super::{Key, Outcome, Progress, chain};
 use crate::bundle::{self, Ingredients};
+use crate::image_volumes::Volume;
 use crate::monitors::{self, Live};
 use crate::node::{Node, blocking, record_id};
 use crate::records::{self, Dirs, NewRecord};
 use crate::request::PidMode;
 use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
-use crate::{ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, image_volumes};
+use crate::{
+    ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, image_volumes,
+    seccomp_artifact,
+};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "create-container";
@@ -37,8 +42,10 @@ pub(crate) struct Create {
     id: ContainerId,
     request: ContainerRequest,
     image: Image,
-    /// Ids of images mounted beside it.
-    image_volumes: Vec<String>,
+    /// Images and artifacts mounted beside it.
+    image_volumes: Vec<Volume>,
+    /// A seccomp profile that came as an artifact.
+    seccomp: Option<Vec<u8>>,
     created: SystemTime,
     log_path: String,
     /// What it is restored from.
@@ -56,6 +63,7 @@ struct Image {
     id: String,
     reference: String,
     name: String,
+    annotations: BTreeMap<String, String>,
     defaults: ImageDefaults,
 }
 
@@ -165,11 +173,14 @@ async fn work(
     if archive.is_some() {
         from_checkpoint::restorable(&node, &request).await?;
     }
+    let image = image(&node, &request, namespace).await?;
+    let seccomp = seccomp_artifact::profile(&node, &pod, &request, &image.annotations).await?;
     let create = Create {
         archive,
         restored: OnceLock::new(),
         log_path: log_path(&pod, &request)?,
-        image: image(&node, &request, namespace).await?,
+        image,
+        seccomp,
         image_volumes: image_volumes::find(&node, &request, namespace).await?,
         live: Arc::clone(&live),
         id: ContainerId::random(),
@@ -229,6 +240,7 @@ async fn image(node: &Node, request: &ContainerRequest, namespace: &str) -> Resu
             .cloned()
             .unwrap_or_else(|| image.id.to_string()),
         id: image.id.to_string(),
+        annotations: image.annotations.clone(),
         name,
         defaults: ImageDefaults {
             entrypoint: config.entrypoint.clone(),
@@ -381,6 +393,7 @@ async fn make_bundle(create: &Create) -> Result<(), Error> {
         root: create.root.get().cloned().unwrap_or_default(),
         bundle: create.dirs().bundle.clone(),
         image_volumes: create.image_volumes.clone(),
+        seccomp: create.seccomp.clone(),
         pid_namespace: pid_namespace(create)?,
         log_path: create.log_path.clone(),
         restored: create.restored.get().cloned(),

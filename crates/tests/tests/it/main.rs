@@ -8,6 +8,7 @@
 )]
 
 mod apparmor;
+mod artifacts;
 mod bad_input;
 mod checkpoint;
 mod containers;
