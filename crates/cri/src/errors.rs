@@ -53,6 +53,7 @@ pub fn image_status(error: &image::Error) -> Status {
         | Error::Refused(_)
         | Error::Policy(_)
         | Error::InUse { .. }
+        | Error::Encrypted { .. }
         | Error::ReadOnly { .. } => Code::FailedPrecondition,
         Error::RegistryUnavailable { .. } => Code::Unavailable,
         Error::DigestMismatch { .. } | Error::BadManifest { .. } | Error::BadLayer { .. } => {

@@ -268,6 +268,7 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
         namespaced_auth_dir: given("namespaced_auth_dir"),
         global_auth_file: given("global_auth_file"),
         auth_files: auth_files(),
+        decryption_keys: settings.path(of_runtime, "decryption_keys_path"),
         user_agent: format!(
             "cri-o/{} crioxide/{}",
             crate::markers::COMPATIBLE,

@@ -26,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config_file", config::fuzzing::file),
     ("credentials", image::fuzzing::credentials),
     ("criu_images", runtime::fuzzing::criu_images),
+    ("encrypted", image::fuzzing::encrypted),
     ("entry_path", storage::fuzzing::entry_path),
     ("exit_record", monitor::exit_record),
     ("features", runtime::fuzzing::features),

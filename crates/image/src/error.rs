@@ -97,6 +97,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A layer is encrypted, and no key of the node opens it.
+    #[error("layer {layer} is encrypted: {reason}")]
+    Encrypted {
+        /// Digest of its blob.
+        layer: Digest,
+        /// What was tried.
+        reason: String,
+    },
     /// The disk (or a quota) is full.
     #[error("no space left for the image: {}", chain(.0))]
     NoSpace(#[source] storage::Error),

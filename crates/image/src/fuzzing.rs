@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::client::challenges;
 use crate::credentials::{Credentials, find};
 use crate::decompress;
+use crate::decrypt;
 use crate::image::OciConfig;
 use crate::limits;
 use crate::local::{Bundle, Location, Transport};
@@ -279,6 +280,26 @@ pub fn inflate(bytes: &[u8]) {
         assert_eq!(inflated(&two, 64), Some([bytes, bytes].concat()));
         let cut = packed.get(..packed.len() - 1).unwrap_or_default();
         assert_eq!(inflated(cut, 64), None, "a cut is seen");
+    }
+}
+
+/// Encrypted layers: what was encrypted comes back however it is cut, and nothing that was changed
+/// does; a wrapped key that we did not make does not open.
+pub fn encrypted(bytes: &[u8]) {
+    let opened = decrypt::jwe::open(bytes, &[decrypt::jwe::test_key()]);
+    assert!(opened.is_err(), "a stranger's key");
+    let (mut sealed, secret) = decrypt::cipher::encrypt(bytes);
+    let read = |sealed: &[u8]| -> io::Result<Vec<u8>> {
+        let mut reader = decrypt::Decryptor::new(BufReader::with_capacity(7, sealed), &secret)?;
+        let mut plain = Vec::new();
+        reader.read_to_end(&mut plain)?;
+        reader.finish()?;
+        Ok(plain)
+    };
+    assert_eq!(read(&sealed).ok().as_deref(), Some(bytes));
+    if let Some(byte) = sealed.last_mut() {
+        *byte ^= 1;
+        assert!(read(&sealed).is_err(), "a change is seen");
     }
 }
 

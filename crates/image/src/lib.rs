@@ -14,6 +14,7 @@ mod blob;
 mod client;
 mod credentials;
 mod decompress;
+mod decrypt;
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

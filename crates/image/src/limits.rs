@@ -46,6 +46,14 @@ pub const REFERENCE_BYTES: usize = 1024;
 pub const ZSTD_WINDOW_LOG: u32 = 27;
 /// KiB of memory that an xz stream's dictionary may take (that of preset 9, 64 MiB, fits).
 pub const XZ_MEMORY_KIB: u32 = 72 << 10;
+/// Recipients of one wrapped key (ours).
+pub const JWE_RECIPIENTS: usize = 100;
+/// Files of keys (ours).
+pub const KEYS: usize = 1000;
+/// Bytes of a file with a key (ours: RSA with 16384 bits takes a fifth).
+pub const KEY_BYTES: u64 = 64 << 10;
+/// Directories in directories of keys (ours; a Kubernetes secret has none).
+pub const KEY_DIRECTORIES: usize = 8;
 /// Pieces of a blob between the network and the thread that unpacks it; one is at most
 /// [`HTTP_BUFFER_BYTES`].
 pub const PIECES: usize = 8;

@@ -200,12 +200,6 @@ impl Manifest {
             ));
         }
         for layer in &self.layers {
-            if layer.media_type.contains("encrypted") {
-                return Err(format!(
-                    "layer {} is encrypted, which is not supported",
-                    layer.digest
-                ));
-            }
             if !layer.media_type.contains("tar") {
                 return Err(format!(
                     "layer {} is of type {:?}",
@@ -333,15 +327,6 @@ mod tests {
             (
                 with("layers", json!([descriptor("text/plain")])),
                 "is of type",
-            ),
-            (
-                with(
-                    "layers",
-                    json!([descriptor(
-                        "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"
-                    )]),
-                ),
-                "encrypted",
             ),
             (
                 with("layers", json!([{"digest": "sha256:../../x", "size": 1}])),

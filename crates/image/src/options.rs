@@ -31,6 +31,10 @@ pub struct Options {
     pub auth_files: Vec<PathBuf>,
     /// Directories (`a:b`) in which credential helpers are looked up.
     pub helper_path: String,
+    /// Directory of private keys for encrypted layers, read at each pull of one; absent is fine.
+    pub decryption_keys: PathBuf,
+    /// File that names programs which unwrap the keys of encrypted layers.
+    pub key_providers: Option<PathBuf>,
     /// What registries are told we are.
     pub user_agent: String,
     /// Which of an index's images is taken.
@@ -72,6 +76,8 @@ impl Default for Options {
             global_auth_file: None,
             auth_files: Vec::new(),
             helper_path: std::env::var("PATH").unwrap_or_default(),
+            decryption_keys: "/etc/crio/keys".into(),
+            key_providers: std::env::var_os("OCICRYPT_KEYPROVIDER_CONFIG").map(PathBuf::from),
             user_agent: "crioxide".to_owned(),
             platform: Platform::host(),
             additional_artifact_stores: Vec::new(),

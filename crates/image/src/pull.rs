@@ -11,9 +11,11 @@ use trust::Policy;
 
 use crate::client::{Client, Session};
 use crate::credentials::{Credentials, Search};
+use crate::decrypt::{self, Secret};
 use crate::error::{Error, Result};
 use crate::image::OciConfig;
 use crate::local::Location;
+use crate::manifest::Descriptor;
 use crate::options::Options;
 use crate::progress::Tracker;
 use crate::reference::{ImageName, Reference};
@@ -28,7 +30,7 @@ mod load;
 
 pub(crate) use download::Downloads;
 use fetch::Fetched;
-use layers::Blobs;
+use layers::{Blobs, Wanted};
 pub use load::{LoadRequest, Loaded};
 
 /// What to pull.
@@ -163,13 +165,17 @@ impl Puller {
                 diff_ids.len()
             )));
         }
-        let wanted = layers
-            .iter()
-            .cloned()
-            .zip(diff_ids.iter().cloned())
-            .collect();
+        let secrets = self.secrets(layers).await?;
+        let layers = layers.iter().zip(diff_ids).zip(&secrets);
+        let wanted = layers.map(|((blob, diff_id), secret)| Wanted {
+            blob: blob.clone(),
+            diff_id: diff_id.clone(),
+            secret: secret.clone(),
+        });
+        let wanted = wanted.collect();
         let top_layer = self.fetch_layers(wanted, blobs, tracker).await?;
         let id: ImageId = fetched.manifest.config.digest.hex().parse()?;
+        let fetched = self.decrypted(fetched, &config.diff_ids, &secrets).await?;
         let image = NewImage {
             id,
             names: names.iter().map(Reference::stored_name).collect(),
@@ -184,6 +190,59 @@ impl Puller {
         let recorded = self.files.run(move || store.put_image(image)).await?;
         Ok(recorded.id.clone())
     }
+}
+
+impl Puller {
+    /// What decrypts each of these layers.
+    async fn secrets(&self, layers: &[Descriptor]) -> Result<Vec<Option<Secret>>> {
+        let (layers, options) = (layers.to_vec(), self.options.clone());
+        let (keys, providers) = (options.decryption_keys, options.key_providers);
+        let unwrap = move || decrypt::secrets(&layers, &keys, providers.as_deref());
+        self.files.run(unwrap).await
+    }
+
+    /// The image with the manifest of what is stored, where layers were encrypted: that of the
+    /// registry would promise peers blobs that the store does not have.
+    async fn decrypted(
+        &self,
+        mut fetched: Fetched,
+        diff_ids: &[Digest],
+        secrets: &[Option<Secret>],
+    ) -> Result<Fetched> {
+        if secrets.iter().all(Option::is_none) {
+            return Ok(fetched);
+        }
+        let (store, diff_ids) = (self.store.clone(), diff_ids.to_vec());
+        let encrypted: Vec<_> = secrets.iter().map(Option::is_some).collect();
+        let measure = move || decrypted_layers(&store, &diff_ids, &encrypted);
+        let plain = self.files.run(measure).await?;
+        let bytes = decrypt::decrypted(&fetched.manifest_bytes, &plain)
+            .map_err(|reason| Error::bad_manifest(&fetched.manifest_digest, reason))?;
+        let digest = std::mem::replace(&mut fetched.manifest_digest, Digest::of(&bytes));
+        let original = std::mem::replace(&mut fetched.manifest_bytes, bytes.into());
+        fetched.encrypted = Some((digest, original));
+        Ok(fetched)
+    }
+}
+
+/// Diff ID and size of each layer that was encrypted; all of them are in the store.
+fn decrypted_layers(
+    store: &Store,
+    diff_ids: &[Digest],
+    encrypted: &[bool],
+) -> Result<Vec<Option<(Digest, u64)>>> {
+    let mut parent = None;
+    let mut plain = Vec::with_capacity(diff_ids.len());
+    for (diff_id, encrypted) in diff_ids.iter().zip(encrypted) {
+        let layer = store.layer_for(diff_id, parent.as_ref())?;
+        let layer = layer.ok_or(Error::Interrupted)?;
+        plain.push(match encrypted {
+            true => Some((diff_id.clone(), store.layer_size(&layer)?)),
+            false => None,
+        });
+        parent = Some(layer);
+    }
+    Ok(plain)
 }
 
 impl Fetched {
@@ -202,6 +261,8 @@ impl Fetched {
         ];
         items.extend(
             self.index
+                .into_iter()
+                .chain(self.encrypted)
                 .map(|(digest, bytes)| (format!("manifest-{digest}"), bytes.to_vec())),
         );
         items

@@ -46,7 +46,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""/etc/crio/keys/""#,
         reload: Reload::Sighup,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "decryption-keys-path",
         env: "",
         help: "directory of private keys for encrypted layers",

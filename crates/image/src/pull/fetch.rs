@@ -19,6 +19,8 @@ pub(super) struct Fetched {
     pub(super) config_bytes: Bytes,
     /// The index that was asked for, if it was one.
     pub(super) index: Option<(Digest, Bytes)>,
+    /// The manifest as it was fetched, where `manifest_bytes` says what its encrypted layers were.
+    pub(super) encrypted: Option<(Digest, Bytes)>,
     /// Whether it is no image.
     pub(super) is_artifact: bool,
 }
@@ -82,6 +84,7 @@ pub(super) async fn image(origin: &impl Origin, here: &Platform) -> Result<Fetch
                     manifest_bytes,
                     config_bytes,
                     index,
+                    encrypted: None,
                     is_artifact,
                 });
             }

@@ -13,13 +13,21 @@ use super::{Puller, fault};
 use crate::blob::{self, PieceReader};
 use crate::client::Session;
 use crate::decompress;
+use crate::decrypt::{Decryptor, Secret};
 use crate::error::{Error, Result, chain};
 use crate::local::{Bundle, Counted};
 use crate::manifest::Descriptor;
 use crate::pipe::{self, Stopped};
 use crate::progress::{LayerState, LayerTracker, Tracker};
 
-type Wanted = Vec<(Descriptor, Digest)>;
+/// A layer that an image has.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) blob: Descriptor,
+    pub(super) diff_id: Digest,
+    /// What decrypts the blob.
+    pub(super) secret: Option<Secret>,
+}
 
 /// Where blobs come from.
 #[derive(Clone)]
@@ -37,34 +45,37 @@ impl Puller {
     /// Gets all layers of an image into the store; returns the top one.
     pub(super) async fn fetch_layers(
         &self,
-        wanted: Wanted,
+        wanted: Vec<Wanted>,
         blobs: Blobs,
         pull: &Arc<Tracker>,
     ) -> Result<Option<LayerId>> {
-        let trackers = pull.set_layers(wanted.iter().map(|(blob, _)| (&blob.digest, blob.size)));
+        let trackers = pull.set_layers(wanted.iter().map(|it| (&it.blob.digest, it.blob.size)));
         let (mut top, present) = self.present(&wanted).await?;
         let mut fetching = Fetching::default();
-        for (at, (descriptor, _)) in wanted.iter().enumerate() {
+        for (at, layer) in wanted.iter().enumerate() {
             let tracker = Arc::clone(&trackers[at]);
             if at < present {
                 tracker.set(LayerState::Present);
-                self.counters
-                    .skipped(pull.name(&descriptor.digest), descriptor.size);
+                let blob = &layer.blob;
+                self.counters.skipped(pull.name(&blob.digest), blob.size);
             } else {
                 fetching
                     .0
-                    .push_back(self.start(descriptor.clone(), blobs.clone(), tracker));
+                    .push_back(self.start(layer.clone(), blobs.clone(), tracker));
             }
         }
-        for (at, (descriptor, diff_id)) in wanted.into_iter().enumerate().skip(present) {
+        for (at, wanted) in wanted.into_iter().enumerate().skip(present) {
+            let (descriptor, diff_id) = (wanted.blob, wanted.diff_id);
+            // What was encrypted has no blob that others could ask for.
+            let open = wanted.secret.is_none();
             let (staged, compression) = fetching.next().await?;
             self.counters
                 .fetched(&descriptor.media_type, descriptor.size);
             let layer = NewLayer {
                 parent: top,
                 diff_id,
-                compressed_digest: Some(descriptor.digest.clone()),
-                compressed_size: Some(descriptor.size),
+                compressed_digest: open.then(|| descriptor.digest.clone()),
+                compressed_size: open.then_some(descriptor.size),
                 compression,
             };
             fault("image.pull.unpacked")?;
@@ -80,9 +91,9 @@ impl Puller {
     }
 
     /// How many layers from the lowest up the store has, and the ID of the last of them.
-    async fn present(&self, wanted: &Wanted) -> Result<(Option<LayerId>, usize)> {
+    async fn present(&self, wanted: &[Wanted]) -> Result<(Option<LayerId>, usize)> {
         let store = self.store.clone();
-        let diff_ids: Vec<_> = wanted.iter().map(|(_, diff_id)| diff_id.clone()).collect();
+        let diff_ids: Vec<_> = wanted.iter().map(|it| it.diff_id.clone()).collect();
         let found = self.files.run(move || {
             let mut top = None;
             for (at, diff_id) in diff_ids.iter().enumerate() {
@@ -98,7 +109,7 @@ impl Puller {
 
     fn start(
         &self,
-        descriptor: Descriptor,
+        layer: Wanted,
         blobs: Blobs,
         tracker: Arc<LayerTracker>,
     ) -> JoinHandle<Result<Unpacked>> {
@@ -117,7 +128,7 @@ impl Puller {
                 .await
                 .map_err(|_| Error::Interrupted)?;
             tracker.set(LayerState::Fetching);
-            let unpacked = stage.run(descriptor, blobs, &tracker).await?;
+            let unpacked = stage.run(layer, blobs, &tracker).await?;
             tracker.set(LayerState::Unpacked);
             Ok(unpacked)
         })
@@ -158,10 +169,11 @@ struct Stage {
 impl Stage {
     async fn run(
         self,
-        descriptor: Descriptor,
+        layer: Wanted,
         blobs: Blobs,
         tracker: &Arc<LayerTracker>,
     ) -> Result<Unpacked> {
+        let (descriptor, secret) = (layer.blob, layer.secret);
         let digest = descriptor.digest.clone();
         let (compressed, downloading) = match &blobs {
             Blobs::Registry(sessions) => {
@@ -179,7 +191,9 @@ impl Stage {
             }
         };
         let (writer, plain) = pipe::pipe();
-        let inflating = self.inflate.run(move || inflate(compressed, writer));
+        let inflating = self
+            .inflate
+            .run(move || inflate(compressed, secret, writer));
         let (store, limits) = (self.store, self.limits);
         let unpacking = self.unpack.run(move || store.unpack(plain, limits));
         let (downloaded, inflated, unpacked) = join3(downloading, inflating, unpacking).await;
@@ -218,13 +232,15 @@ enum Broken {
 }
 
 /// Decompresses a blob into a pipe, and checks its digest before the pipe's end is a good one.
-fn inflate(mut blob: PieceReader, into: pipe::Writer) -> Result<Compression, Broken> {
-    let decoded = decompress::detect(&mut blob)
-        .map_err(Stopped::Source)
-        .and_then(|compression| {
-            into.copy(decompress::reader(compression, &mut blob).map_err(Stopped::Source)?)?;
-            Ok(compression)
-        });
+fn inflate(
+    mut blob: PieceReader,
+    secret: Option<Secret>,
+    into: pipe::Writer,
+) -> Result<Compression, Broken> {
+    let decoded = match secret {
+        None => decode(&mut blob, &into),
+        Some(secret) => decrypt(&mut blob, &secret, &into),
+    };
     match decoded {
         Err(Stopped::Closed) => Err(Broken::Unread),
         Err(Stopped::Source(error)) => match blob.verify() {
@@ -239,6 +255,24 @@ fn inflate(mut blob: PieceReader, into: pipe::Writer) -> Result<Compression, Bro
             Ok(compression)
         }
     }
+}
+
+fn decode(blob: &mut PieceReader, into: &pipe::Writer) -> Result<Compression, Stopped> {
+    let compression = decompress::detect(blob).map_err(Stopped::Source)?;
+    into.copy(decompress::reader(compression, blob).map_err(Stopped::Source)?)?;
+    Ok(compression)
+}
+
+fn decrypt(
+    blob: &mut PieceReader,
+    secret: &Secret,
+    into: &pipe::Writer,
+) -> Result<Compression, Stopped> {
+    let mut plain = Decryptor::new(blob, secret).map_err(Stopped::Source)?;
+    let compression = decompress::by_magic(plain.peek(6).map_err(Stopped::Source)?);
+    into.copy(decompress::reader(compression, &mut plain).map_err(Stopped::Source)?)?;
+    plain.finish().map_err(Stopped::Source)?;
+    Ok(compression)
 }
 
 /// A layer's own addresses are never followed: a manifest could name any host that the node

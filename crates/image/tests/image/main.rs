@@ -22,6 +22,7 @@ mod registry;
 mod artifacts;
 mod authentication;
 mod content;
+mod encrypted;
 mod fake;
 mod loading;
 mod memory;

@@ -13,6 +13,7 @@ mod bad_input;
 mod checkpoint;
 mod containers;
 mod costs;
+mod encrypted;
 mod events;
 mod faults;
 mod fixture;
