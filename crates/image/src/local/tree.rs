@@ -136,7 +136,7 @@ impl Read for Section {
 /// The file itself, or what it holds where it is compressed.
 fn plain(mut file: File, limits: UnpackLimits, temporary: &Path) -> io::Result<File> {
     let mut buffered = BufReader::with_capacity(limits::HTTP_BUFFER_BYTES, &file);
-    let compression = decompress::by_magic(buffered.fill_buf()?)?;
+    let compression = decompress::by_magic(buffered.fill_buf()?);
     if matches!(compression, Compression::None) {
         file.seek(SeekFrom::Start(0))?;
         return Ok(file);

@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use storage::{ArtifactStore, Digest, ImageId, NewArtifact, StagedBlob};
 
 use super::fetch::Fetched;
-use super::{Puller, download, fault};
+use super::{Puller, fault};
 use crate::blob::{self, PieceReader};
 use crate::client::Session;
 use crate::error::{Error, Result, chain};
@@ -105,8 +105,7 @@ impl Puller {
         let (pieces, reader) = blob::channel(&blob.digest);
         let (store, digest) = (self.artifacts.clone(), blob.digest.clone());
         let writing = self.unpack.run(move || write(&store, reader, &digest));
-        let pace = download::Pace::of(&self.options);
-        let downloading = download::blob(&sessions, &blob, pace, pieces, tracker);
+        let downloading = self.downloads.blob(&sessions, &blob, pieces, tracker);
         let (downloaded, written) = futures_util::future::join(downloading, writing).await;
         // Whoever writes fails with the download, which knows why.
         downloaded?;

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crioxide_storage::{
-    ArtifactStore, CheckOptions, ContainerId, Damage, Digest, Error, ImageId, Item, NewArtifact, Store,
+    ArtifactStore, CheckOptions, ContainerId, Damage, Digest, Error, ImageId, Item, NewArtifact,
+    Store,
 };
 
 use crate::archive::{Archive, base};
