@@ -16,6 +16,7 @@ pub mod progress;
 pub mod pulls;
 pub mod registry;
 pub mod requests;
+pub mod signer;
 pub mod soak;
 pub mod streams;
 pub mod token_server;

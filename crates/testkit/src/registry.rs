@@ -192,7 +192,11 @@ impl Registry {
         Ok(())
     }
 
-    fn push_blob(&self, name: &str, blob: &Blob) -> Result<()> {
+    /// Pushes bytes as a blob.
+    ///
+    /// # Errors
+    /// The registry's answer.
+    pub fn push_blob(&self, name: &str, blob: &Blob) -> Result<()> {
         let path = format!("/v2/{name}/blobs/uploads/");
         let begun = self.request("POST", &path, &[], b"")?;
         ensure!(begun.status == 202, "POST {path}: {begun:?}");
