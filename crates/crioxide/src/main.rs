@@ -92,6 +92,14 @@ fn command() -> Command {
                 .help("directory of registries.conf drop-ins"),
         )
         .arg(
+            Arg::new("registries-d")
+                .long("registries-d")
+                .value_name("DIR")
+                .default_value("/etc/containers/registries.d")
+                .hide(true)
+                .help("directory of files that say where signatures are"),
+        )
+        .arg(
             Arg::new("runtime-name")
                 .long("runtime-name")
                 .value_name("NAME")

@@ -263,6 +263,7 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
     Ok(image::Options {
         registries_conf: argument(matches, "registries-conf").into(),
         registries_conf_dir: argument(matches, "registries-conf-dir").into(),
+        registries_d: argument(matches, "registries-d").into(),
         policy: given("signature_policy").unwrap_or(default.policy),
         policy_dir: given("signature_policy_dir"),
         namespaced_auth_dir: given("namespaced_auth_dir"),

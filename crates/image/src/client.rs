@@ -22,6 +22,7 @@ use crate::limits;
 use crate::options::Options;
 
 mod challenge;
+mod document;
 mod session;
 mod token;
 mod transport;

@@ -16,8 +16,32 @@ use crate::image::OciConfig;
 use crate::limits;
 use crate::local::{Bundle, Location, Transport};
 use crate::manifest::{Descriptor, Document, OCI_INDEX, OCI_MANIFEST};
+use crate::pull::parse_attachments;
 use crate::reference::{ImageName, Reference};
 use crate::registries::Registries;
+
+/// Lists of attachments: few and small, and what a slow reader finds in the same bytes.
+pub fn attachments(bytes: &[u8]) {
+    let Ok(listed) = parse_attachments(bytes) else {
+        return;
+    };
+    assert!(listed.len() <= trust::limits::SIGNATURES);
+    let total: u64 = listed.iter().map(|one| one.descriptor.size).sum();
+    assert!(total <= limits::SIGNATURES_BYTES as u64);
+    // It also reads what we pass over, and doesn't take all of that.
+    let Ok(slow) = serde_json::from_slice::<Value>(bytes) else {
+        return;
+    };
+    let layers = slow["layers"].as_array().expect("a list");
+    assert_eq!(layers.len(), listed.len());
+    for (one, slow) in listed.iter().zip(layers) {
+        assert_eq!(slow["digest"], one.descriptor.digest.as_str());
+        assert_eq!(slow["size"], one.descriptor.size);
+        for (key, value) in &one.annotations {
+            assert_eq!(slow["annotations"][key], value.as_str());
+        }
+    }
+}
 
 /// Manifests and indexes: bounded, never both at once, and the same when they are written again.
 pub fn manifest(bytes: &[u8]) {

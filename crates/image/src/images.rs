@@ -8,7 +8,6 @@ use std::time::Duration;
 use storage::{Digest, ImageId, Store};
 use sys::pool::Pool;
 use tokio::sync::Semaphore;
-use trust::Policy;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -18,9 +17,9 @@ use crate::manifest::Document;
 use crate::options::Options;
 use crate::progress::PullProgress;
 use crate::pull::{Downloads, LoadRequest, Loaded, PullRequest, Puller};
-use crate::reference::Reference;
 use crate::totals::{Counters, Totals};
 
+mod allowed;
 mod artifacts;
 mod find;
 mod names;
@@ -145,30 +144,6 @@ impl Images {
             Err(error) => tracing::warn!(%error, "layers of unfinished pulls not looked for"),
         }
     }
-
-    /// Tells whether an image may run in a Kubernetes namespace under the name that the user gave it
-    /// (or, by ID, under one of its own). Asked again at every creation: it may be in the store for another's sake.
-    ///
-    /// # Errors
-    /// [`Error::Refused`], [`Error::Policy`].
-    pub async fn allowed(
-        &self,
-        image: &Image,
-        user_specified: &str,
-        namespace: &str,
-    ) -> Result<()> {
-        let (shared, image) = (Arc::clone(&self.0), image.clone());
-        let namespace = namespace.to_owned();
-        let named: Option<Reference> = user_specified.parse().ok();
-        self.0
-            .puller
-            .files
-            .run(move || {
-                let policy = shared.puller.options.policy_of(&namespace)?;
-                is_allowed(&policy, &image, named)
-            })
-            .await
-    }
 }
 
 impl Shared {
@@ -239,28 +214,5 @@ impl Shared {
             annotations,
             size,
         })
-    }
-}
-
-fn is_allowed(policy: &Policy, image: &Image, named: Option<Reference>) -> Result<()> {
-    if let Some(named) = named {
-        return Ok(named.is_allowed_by(policy)?);
-    }
-    let own = image.repo_tags.iter().chain(&image.repo_digests);
-    let mut refused = None;
-    for name in own.filter_map(|name| name.parse::<Reference>().ok()) {
-        match name.is_allowed_by(policy) {
-            Ok(()) => return Ok(()),
-            Err(why) => refused = refused.or(Some(why)),
-        }
-    }
-    match refused {
-        Some(why) => Err(why.into()),
-        // Nothing but the default can speak for an image without any name.
-        None => Ok(policy.check(&trust::Name {
-            repository: "",
-            tag: None,
-            digest: None,
-        })?),
     }
 }

@@ -32,6 +32,7 @@ mod progress;
 mod pull;
 mod reference;
 mod registries;
+mod signatures;
 mod totals;
 
 pub use artifact::{Artifact, ArtifactFile};

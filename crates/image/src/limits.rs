@@ -4,6 +4,8 @@
 pub const MANIFEST_BYTES: usize = 4 << 20;
 /// Bytes of an image's configuration (ours; as manifests).
 pub const CONFIG_BYTES: usize = 4 << 20;
+/// Bytes of all signatures of an image (ours).
+pub const SIGNATURES_BYTES: usize = 16 << 20;
 /// Bytes of a token service's answer (containers/image).
 pub const TOKEN_BYTES: usize = 4 << 20;
 /// Bytes of an error's body that is looked at (ours).

@@ -16,6 +16,8 @@ pub struct Options {
     pub registries_conf: PathBuf,
     /// Its drop-in directory; absent is fine.
     pub registries_conf_dir: PathBuf,
+    /// Directory of files that say where signatures are (containers-registries.d(5)); absent is fine.
+    pub registries_d: PathBuf,
     /// Directories with a directory `host[:port]` of certificates each.
     pub certs_dirs: Vec<PathBuf>,
     /// `policy.json`; absent refuses every image.
@@ -66,6 +68,7 @@ impl Default for Options {
         Self {
             registries_conf: "/etc/containers/registries.conf".into(),
             registries_conf_dir: "/etc/containers/registries.conf.d".into(),
+            registries_d: "/etc/containers/registries.d".into(),
             certs_dirs: vec![
                 "/etc/containers/certs.d".into(),
                 "/etc/docker/certs.d".into(),

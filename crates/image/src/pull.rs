@@ -7,7 +7,6 @@ use std::sync::Arc;
 use storage::{ArtifactStore, Digest, ImageId, NewImage, Store};
 use sys::pool::Pool;
 use tokio::sync::Semaphore;
-use trust::Policy;
 
 use crate::client::{Client, Session};
 use crate::credentials::{Credentials, Search};
@@ -27,11 +26,15 @@ mod download;
 mod fetch;
 mod layers;
 mod load;
+mod signatures;
 
 pub(crate) use download::Downloads;
 use fetch::Fetched;
 use layers::{Blobs, Wanted};
 pub use load::{LoadRequest, Loaded};
+use signatures::Trust;
+#[cfg(feature = "fuzzing")]
+pub(crate) use signatures::parse_attachments;
 
 /// What to pull.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +71,7 @@ pub(crate) struct Puller {
 struct Plan {
     /// References that it may mean, each with its sources.
     candidates: Vec<Candidate>,
+    trust: Arc<Trust>,
 }
 
 struct Candidate {
@@ -92,7 +96,7 @@ impl Puller {
         let mut failed: Vec<(String, Error)> = Vec::new();
         for candidate in plan.candidates {
             let name = candidate.reference.to_string();
-            match self.pull_candidate(candidate, &tracker).await {
+            match self.pull_candidate(candidate, &plan.trust, &tracker).await {
                 Ok(id) => return Ok(id),
                 Err(error) => failed.push((name, error)),
             }
@@ -103,6 +107,7 @@ impl Puller {
     async fn pull_candidate(
         &self,
         candidate: Candidate,
+        trust: &Arc<Trust>,
         tracker: &Arc<Tracker>,
     ) -> Result<ImageId> {
         let sessions: Vec<_> = candidate
@@ -115,7 +120,8 @@ impl Puller {
         let mut failed = Vec::new();
         for (at, session) in sessions.iter().enumerate() {
             let source = session.source();
-            match fetch::image(session.as_ref(), &self.options.platform).await {
+            let fetched = self.fetch_trusted(session, &candidate.reference, trust);
+            match fetched.await {
                 Ok(fetched) => {
                     let mirror = source.mirror.then(|| source.reference.to_string());
                     tracing::info!(image = %candidate.reference, source = %source.reference,
@@ -142,6 +148,18 @@ impl Puller {
             }
         }
         Err(sources_failed(failed))
+    }
+
+    /// Fetches what is not a layer from a source, if it may be run.
+    async fn fetch_trusted(
+        &self,
+        session: &Session,
+        reference: &Reference,
+        trust: &Arc<Trust>,
+    ) -> Result<Fetched> {
+        let fetched = fetch::image(session, &self.options.platform).await?;
+        self.with_signatures(fetched, reference, session, trust)
+            .await
     }
 
     /// Gets the layers and records the image under these names.
@@ -175,8 +193,11 @@ impl Puller {
         let wanted = wanted.collect();
         let top_layer = self.fetch_layers(wanted, blobs, tracker).await?;
         let id: ImageId = fetched.manifest.config.digest.hex().parse()?;
+        // Before what is encrypted gets another manifest: this one was signed.
+        let signed = Digest::of(&fetched.manifest_bytes);
+        let signatures = fetched.signatures.clone();
         let fetched = self.decrypted(fetched, &config.diff_ids, &secrets).await?;
-        let image = NewImage {
+        let mut image = NewImage {
             id,
             names: names.iter().map(Reference::stored_name).collect(),
             digest: Some(fetched.manifest_digest.clone()),
@@ -187,7 +208,13 @@ impl Puller {
         };
         fault("image.pull.layers")?;
         let store = self.store.clone();
-        let recorded = self.files.run(move || store.put_image(image)).await?;
+        let put = move || {
+            let record = crate::signatures::record(&store, &image.id, &signed, &signatures)?;
+            image.big_data.extend(record.items);
+            image.metadata = record.metadata;
+            Ok::<_, Error>(store.put_image(image)?)
+        };
+        let recorded = self.files.run(put).await?;
         Ok(recorded.id.clone())
     }
 }
@@ -280,12 +307,12 @@ impl Plan {
         }
         let name: ImageName = request.reference.parse()?;
         let registries = Registries::load(&options.registries_conf, &options.registries_conf_dir)?;
-        let policy = options.policy_of(&request.namespace)?;
+        let trust = Trust::load(options, &request.namespace)?;
         let search = Search::new(options, registries.credential_helpers(), request)?;
         let mut candidates = Vec::new();
         let mut refused = Vec::new();
         for reference in registries.candidates(&name)? {
-            match Self::candidate(request, &registries, &policy, &search, &reference) {
+            match Self::candidate(request, &registries, &trust, &search, &reference) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(error) => refused.push((reference.to_string(), error)),
             }
@@ -293,17 +320,18 @@ impl Plan {
         if candidates.is_empty() {
             return Err(sources_failed(refused));
         }
-        Ok(Self { candidates })
+        let trust = Arc::new(trust);
+        Ok(Self { candidates, trust })
     }
 
     fn candidate(
         request: &PullRequest,
         registries: &Registries,
-        policy: &Policy,
+        trust: &Trust,
         search: &Search<'_>,
         reference: &Reference,
     ) -> Result<Candidate> {
-        reference.is_allowed_by(policy)?;
+        reference.ask(|name| trust.policy.needs_signatures(name))?;
         let mut sources = Vec::new();
         for source in registries.sources(reference)? {
             // A request's credentials are for the registry that it names, never for a mirror.

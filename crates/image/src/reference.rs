@@ -91,9 +91,9 @@ impl Reference {
         Ok(moved)
     }
 
-    /// As `trust` takes it.
-    pub(crate) fn is_allowed_by(&self, policy: &trust::Policy) -> Result<(), trust::Refused> {
-        policy.check(&trust::Name {
+    /// Asks something about it that takes it as `trust` does.
+    pub(crate) fn ask<T>(&self, ask: impl FnOnce(&trust::Name<'_>) -> T) -> T {
+        ask(&trust::Name {
             repository: &self.repository(),
             tag: self.tag.as_deref(),
             digest: self.digest.as_ref().map(Digest::as_str),

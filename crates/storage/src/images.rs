@@ -54,7 +54,8 @@ pub struct NewImage {
     /// index it came from, the configuration under its digest, `signature-<hex>` where there are
     /// signatures.
     pub big_data: Vec<(String, Vec<u8>)>,
-    /// JSON of containers/image about signatures; `{}` without any.
+    /// JSON of containers/image about the signatures of all its manifests; `{}` without any. It takes
+    /// the place of what was there.
     pub metadata: String,
 }
 
@@ -186,7 +187,7 @@ impl Store {
     }
 
     /// Records an image, durably. A name that another image has moves here and stays in that
-    /// one's history. If the image is there already, names, manifests and signatures are added.
+    /// one's history. If the image is there already, names and items are added.
     ///
     /// # Errors
     /// [`Error::LayerUnknown`] where a peer removed the top layer meanwhile: pull again.
@@ -209,9 +210,7 @@ impl Store {
         if !record.top_layer.as_ref().is_some_and(is_usable) {
             record.top_layer.clone_from(&image.top_layer);
         }
-        if record.metadata.is_empty() || image.metadata != "{}" {
-            record.metadata.clone_from(&image.metadata);
-        }
+        record.metadata.clone_from(&image.metadata);
         self.write_big_data(&mut record, &image.big_data)?;
         for row in &mut images.rows {
             if row.names.iter().any(|name| image.names.contains(name)) {

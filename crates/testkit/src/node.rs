@@ -236,6 +236,7 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             format!("--config-dir={dir}/crio.conf.d"),
             format!("--registries-conf={dir}/registries.conf"),
             format!("--registries-conf-dir={dir}/registries.conf.d"),
+            format!("--registries-d={dir}/registries.d"),
             format!("--run-dir={run_dir}/crio"),
             format!("--cni-cache-dir={dir}/cni"),
             format!("--cgroup-root={}", self.cgroup()),

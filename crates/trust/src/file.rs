@@ -1,34 +1,9 @@
-//! The file's JSON. Strict: a misspelt key would silently weaken a policy.
+//! The policy file's JSON. Strict: a misspelt key would silently weaken a policy.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde_json::Value;
-
-/// Bytes of a policy file (ours; keys may be embedded).
-pub(crate) const POLICY_BYTES: u64 = 4 << 20;
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct File {
-    default: Vec<Value>,
-    #[serde(default)]
-    transports: BTreeMap<String, BTreeMap<String, Vec<Value>>>,
-}
-
-/// What a policy asks of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Requirement {
-    /// `insecureAcceptAnything`.
-    Accept,
-    /// `reject`.
-    Reject,
-    /// Known, but not evaluated here; the type's name.
-    Unsupported(String),
-}
-
-/// All must hold. Never empty.
-pub(crate) type Requirements = Vec<Requirement>;
+use crate::json::Object;
+use crate::requirement::{Requirements, parse_all};
 
 /// A file's content, with what is in it checked.
 #[derive(Clone, Debug)]
@@ -42,57 +17,31 @@ pub(crate) struct Content {
 
 impl Content {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        let default = requirements(&file.default).map_err(|reason| format!("default: {reason}"))?;
+        let mut file = Object::parse("policy", bytes)?;
+        let default = parse_all(file.need("default")?).map_err(|why| format!("default: {why}"))?;
         let mut docker = BTreeMap::new();
         let mut files: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
-        for (transport, scopes) in file.transports {
-            for (scope, list) in scopes {
-                let parsed = requirements(&list)
-                    .map_err(|reason| format!("transports.{transport}.{scope:?}: {reason}"))?;
-                if transport == "docker" {
-                    check_scope(&scope).map_err(|reason| format!("scope {scope:?}: {reason}"))?;
-                    docker.insert(scope, parsed);
-                } else {
-                    files
-                        .entry(transport.clone())
-                        .or_default()
-                        .insert(scope, parsed);
+        if let Some(transports) = file.take("transports") {
+            for (transport, scopes) in Object::of("transports", transports)?.rest() {
+                for (scope, list) in Object::of("transport", scopes)?.rest() {
+                    let parsed = parse_all(list)
+                        .map_err(|why| format!("transports.{transport}.{scope:?}: {why}"))?;
+                    if transport == "docker" {
+                        check_scope(&scope).map_err(|why| format!("scope {scope:?}: {why}"))?;
+                        docker.insert(scope, parsed);
+                    } else {
+                        let of_transport = files.entry(transport.clone()).or_default();
+                        of_transport.insert(scope, parsed);
+                    }
                 }
             }
         }
+        file.end()?;
         Ok(Self {
             default,
             docker,
             files,
         })
-    }
-}
-
-fn requirements(list: &[Value]) -> Result<Requirements, String> {
-    if list.is_empty() {
-        return Err("the list of requirements is empty".to_owned());
-    }
-    list.iter().map(requirement).collect()
-}
-
-fn requirement(value: &Value) -> Result<Requirement, String> {
-    let object = value.as_object().ok_or("a requirement is no object")?;
-    let kind = object
-        .get("type")
-        .and_then(Value::as_str)
-        .ok_or("a requirement has no type")?;
-    let plain = |requirement| match object.keys().find(|key| *key != "type") {
-        Some(key) => Err(format!("unknown key {key:?} in {kind:?}")),
-        None => Ok(requirement),
-    };
-    match kind {
-        "insecureAcceptAnything" => plain(Requirement::Accept),
-        "reject" => plain(Requirement::Reject),
-        "signedBy" | "signedBaseLayer" | "sigstoreSigned" => {
-            Ok(Requirement::Unsupported(kind.to_owned()))
-        }
-        other => Err(format!("unknown requirement type {other:?}")),
     }
 }
 

@@ -1,10 +1,17 @@
-//! What the fuzz target does with policies: it takes any bytes and fails where a decision differs
-//! from that of a slow reader of the same policy.
+//! What the fuzz targets do with this crate's decoders: each function takes any bytes and fails where
+//! a decision differs from that of a slow reader of the same, or where something is accepted that
+//! nobody signed.
 
 use std::path::Path;
 
-use crate::file::{Content, Requirement};
-use crate::{Name, Policy};
+use crate::file::Content;
+use crate::requirement::Requirement;
+use crate::sources::Sources;
+use crate::{Evidence, Name, Policy};
+
+mod signatures;
+
+pub use signatures::{openpgp_keys, openpgp_message, payload, sigstore};
 
 const REPOSITORIES: [&str; 6] = [
     "docker.io/library/busybox",
@@ -42,7 +49,45 @@ pub fn policy(bytes: &[u8]) {
                 .max_by_key(|(exactness, _)| *exactness);
             let wanted = best.map_or(&content.default, |(_, wanted)| wanted);
             let allowed = wanted.iter().all(|one| *one == Requirement::Accept);
-            assert_eq!(policy.check(&name).is_ok(), allowed, "{name:?}");
+            let unsigned = Evidence {
+                manifest: b"",
+                signatures: &[],
+            };
+            let checked = policy.check(&name, &unsigned);
+            assert_eq!(checked.is_ok(), allowed, "{name:?}");
+            if let Ok(false) = policy.needs_signatures(&name) {
+                assert!(allowed, "{name:?}");
+            }
+        }
+    }
+}
+
+/// `registries.d`: among all namespaces that say something, looked at one by one, the most exact one
+/// decides; a place is one that can be read, and is written as it was.
+pub fn sources(bytes: &[u8]) {
+    let Ok(sources) = Sources::parse(bytes) else {
+        return;
+    };
+    for repository in REPOSITORIES {
+        let name = Name {
+            repository,
+            tag: Some("v1"),
+            digest: None,
+        };
+        let best = sources
+            .namespaces()
+            .filter(|(scope, said)| !scope.is_empty() && said.is_some())
+            .filter_map(|(scope, said)| Some((exactness(scope, &name)?, said)))
+            .max_by_key(|(exactness, _)| *exactness);
+        let expected = best.map_or(sources.default_attachments(), |(_, said)| said);
+        assert_eq!(sources.use_attachments(&name), expected.unwrap_or(false));
+        if let Ok(place) = sources.lookaside(&name) {
+            let text = place.to_string();
+            assert!(
+                ["file:///", "http://", "https://"]
+                    .iter()
+                    .any(|it| text.starts_with(it))
+            );
         }
     }
 }

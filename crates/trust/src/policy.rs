@@ -5,19 +5,31 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::file::{Content, POLICY_BYTES, Requirement, Requirements};
+use crate::file::Content;
+use crate::limits::POLICY_BYTES;
+use crate::requirement::{NO_SIGNATURE, Requirements};
 use crate::scope::{Files, Name};
+use crate::signature::Evidence;
+use crate::time::Now;
 
 /// A policy could not be loaded. Without one, nothing may run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file can't be read.
-    #[error("open policy {}", path.display())]
+    /// A file can't be read.
+    #[error("read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// A file of `registries.d` is not what it should be.
+    #[error("invalid signature sources in {}: {reason}", path.display())]
+    Sources {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The file's content is no policy.
     #[error("invalid policy in {}: {reason}", path.display())]
@@ -88,164 +100,100 @@ impl Policy {
         })
     }
 
-    /// Tells whether an image may be pulled and run under this name. The longest scope that it
-    /// falls under decides, alone.
+    /// Tells, before anything is fetched, whether an image may be pulled and run under this name:
+    /// `true` if its signatures decide.
+    ///
+    /// # Errors
+    /// It may not, whatever its signatures are.
+    pub fn needs_signatures(&self, name: &Name<'_>) -> Result<bool, Refused> {
+        let asked = self.of_name(name);
+        let mut needed = false;
+        for requirement in asked.requirements {
+            needed |= requirement
+                .needs_signatures()
+                .map_err(|reason| asked.refused(reason))?;
+        }
+        Ok(needed)
+    }
+
+    /// Tells whether an image with these signatures may be pulled and run under this name. The
+    /// longest scope that it falls under decides, alone; all of its requirements must be met.
+    ///
+    /// Reads the files of keys that the policy names.
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, name: &Name<'_>) -> Result<(), Refused> {
-        self.ask(name.full(), name.scopes(), Some(&self.content.docker))
+    pub fn check(&self, name: &Name<'_>, evidence: &Evidence<'_>) -> Result<(), Refused> {
+        let asked = self.of_name(name);
+        let now = Now::by_clock();
+        for requirement in asked.requirements {
+            requirement
+                .check(name, evidence, now)
+                .map_err(|reason| asked.refused(reason))?;
+        }
+        Ok(())
     }
 
-    /// The same for an image in files of the node.
+    /// Tells whether an image in files of the node may be loaded. No signatures of such are read: a
+    /// policy that asks for one refuses.
     ///
     /// # Errors
     /// Why not.
     pub fn check_files(&self, files: &Files<'_>) -> Result<(), Refused> {
         let scopes = self.content.files.get(files.transport);
-        self.ask(files.full(), files.scopes(), scopes)
+        let asked = self.asked(files.full(), files.scopes(), scopes);
+        for requirement in asked.requirements {
+            let needed = requirement.needs_signatures();
+            if needed.map_err(|reason| asked.refused(reason))? {
+                return Err(asked.refused(NO_SIGNATURE.to_owned()));
+            }
+        }
+        Ok(())
     }
 
-    fn ask(
-        &self,
+    fn of_name(&self, name: &Name<'_>) -> Asked<'_> {
+        self.asked(name.full(), name.scopes(), Some(&self.content.docker))
+    }
+
+    fn asked<'a>(
+        &'a self,
         image: String,
         scopes: Vec<String>,
-        known: Option<&BTreeMap<String, Requirements>>,
-    ) -> Result<(), Refused> {
+        known: Option<&'a BTreeMap<String, Requirements>>,
+    ) -> Asked<'a> {
         let found = scopes.into_iter().find_map(|scope| {
             let requirements = known?.get(&scope)?;
             Some((scope, requirements))
         });
         let (scope, requirements) =
             found.unwrap_or_else(|| ("default".to_owned(), &self.content.default));
-        let reason = requirements
-            .iter()
-            .find_map(|requirement| match requirement {
-                Requirement::Accept => None,
-                Requirement::Reject => Some("rejected by policy".to_owned()),
-                Requirement::Unsupported(kind) => {
-                    Some(format!("requirement {kind} is not supported yet"))
-                }
-            });
-        match reason {
-            None => Ok(()),
-            Some(reason) => Err(Refused {
-                image,
-                scope,
-                reason,
-                path: self.path.clone(),
-            }),
+        Asked {
+            image,
+            scope,
+            requirements,
+            path: &self.path,
+        }
+    }
+}
+
+/// What a policy asks of one image.
+struct Asked<'a> {
+    image: String,
+    scope: String,
+    requirements: &'a Requirements,
+    path: &'a Path,
+}
+
+impl Asked<'_> {
+    fn refused(&self, reason: String) -> Refused {
+        Refused {
+            image: self.image.clone(),
+            scope: self.scope.clone(),
+            reason,
+            path: self.path.to_owned(),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn load(value: &Value) -> Result<Policy, Error> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("policy.json");
-        std::fs::write(&path, value.to_string()).unwrap();
-        Policy::load(&path)
-    }
-
-    fn accept() -> Value {
-        json!([{"type": "insecureAcceptAnything"}])
-    }
-
-    fn reject() -> Value {
-        json!([{"type": "reject"}])
-    }
-
-    #[test]
-    fn the_longest_scope_decides() {
-        let policy = load(&json!({"default": accept(), "transports": {
-            "docker": {
-                "bad.io": reject(),
-                "bad.io/good": accept(),
-                "bad.io/good/app:old": reject(),
-                "*.wild.io": reject(),
-                "ok.wild.io": accept(),
-                "signed.io": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}],
-            },
-            "docker-daemon": {"": accept()},
-        }}))
-        .unwrap();
-        for (repository, tag, digest, allowed) in [
-            ("docker.io/library/busybox", Some("latest"), None, true),
-            ("bad.io/app", Some("v1"), None, false),
-            ("bad.io/good/app", Some("v1"), None, true),
-            ("bad.io/good/app", Some("old"), None, false),
-            ("bad.io/good/app", Some("old"), Some("sha256:00"), true),
-            ("bad.io/goodish/app", Some("v1"), None, false),
-            ("a.b.wild.io/app", None, None, false),
-            ("ok.wild.io/app", None, None, true),
-            ("wild.io/app", None, None, true),
-            ("signed.io/app", None, None, false),
-        ] {
-            let name = Name {
-                repository,
-                tag,
-                digest,
-            };
-            assert_eq!(policy.check(&name).is_ok(), allowed, "{name:?}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_starts_with_the_kubelets_word_and_says_why() {
-        let policy =
-            load(&json!({"default": [{"type": "sigstoreSigned", "keyPath": "/k"}]})).unwrap();
-        let name = Name {
-            repository: "a.io/b",
-            tag: Some("c"),
-            digest: None,
-        };
-        let text = policy.check(&name).unwrap_err().to_string();
-        assert!(
-            text.starts_with("SignatureValidationFailed: image a.io/b:c: "),
-            "{text}"
-        );
-        assert!(
-            text.contains("sigstoreSigned is not supported yet"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn the_transports_default_comes_before_the_default() {
-        let policy =
-            load(&json!({"default": reject(), "transports": {"docker": {"": accept()}}})).unwrap();
-        policy
-            .check(&Name {
-                repository: "a.io/b",
-                tag: None,
-                digest: None,
-            })
-            .unwrap();
-    }
-
-    #[test]
-    fn what_is_not_understood_is_no_policy() {
-        for value in [
-            json!({}),
-            json!({"default": []}),
-            json!({"default": [{}]}),
-            json!({"default": [{"type": "unheardOf"}]}),
-            json!({"default": [{"type": "reject", "except": "x"}]}),
-            json!({"default": accept(), "transport": {}}),
-            json!({"default": accept(), "transports": {"docker": {"a.io": []}}}),
-            json!({"default": accept(), "transports": {"docker": {"a.*.io": accept()}}}),
-            json!({"default": accept(), "transports": {"docker": {"*.io/x": accept()}}}),
-        ] {
-            assert!(
-                matches!(load(&value), Err(Error::Invalid { .. })),
-                "{value}"
-            );
-        }
-        let missing = Policy::load(Path::new("/nonexistent/policy.json"));
-        assert!(matches!(missing, Err(Error::Read { .. })));
-    }
-}
+mod tests;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use storage::StoredArtifact;
 
 use super::{Images, Shared, names};
+use trust::Evidence;
+
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::manifest::Document;
@@ -105,8 +107,14 @@ impl Images {
         let ask = move || {
             let policy = shared.puller.options.policy_of(&namespace)?;
             let mut refused = None;
+            // An artifact's signatures are asked for at its pull and not kept: a policy that needs
+            // one refuses it here.
+            let unsigned = Evidence {
+                manifest: b"",
+                signatures: &[],
+            };
             for name in names {
-                match name.is_allowed_by(&policy) {
+                match name.ask(|name| policy.check(name, &unsigned)) {
                     Ok(()) => return Ok(()),
                     Err(error) => refused = Some(error),
                 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use storage::Digest;
+use trust::Signature;
 
 use super::check;
 use crate::client::Session;
@@ -23,6 +24,8 @@ pub(super) struct Fetched {
     pub(super) encrypted: Option<(Digest, Bytes)>,
     /// Whether it is no image.
     pub(super) is_artifact: bool,
+    /// What was found to be said about the manifest; empty until it was looked for.
+    pub(super) signatures: Vec<Signature>,
 }
 
 /// Where manifests and configurations come from. Digests are the caller's to check.
@@ -86,6 +89,7 @@ pub(super) async fn image(origin: &impl Origin, here: &Platform) -> Result<Fetch
                     index,
                     encrypted: None,
                     is_artifact,
+                    signatures: Vec::new(),
                 });
             }
             Document::Index(entries) => {

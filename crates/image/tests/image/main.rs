@@ -18,6 +18,9 @@ mod image_maker;
 )]
 #[path = "../../../testkit/src/registry.rs"]
 mod registry;
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+#[path = "../../../testkit/src/signer.rs"]
+mod signer;
 
 mod artifacts;
 mod authentication;
@@ -30,5 +33,7 @@ mod network;
 mod pulling;
 mod removing;
 mod sharing;
+mod signatures;
+mod signatures_by_tools;
 mod sources;
 mod support;

@@ -32,6 +32,7 @@ impl Node {
         let mut options = Options {
             registries_conf: path("registries.conf"),
             registries_conf_dir: path("registries.conf.d"),
+            registries_d: path("registries.d"),
             certs_dirs: vec![path("certs.d")],
             policy: path("policy.json"),
             auth_files: vec![path("auth.json")],
@@ -59,6 +60,19 @@ impl Node {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Replaces the policy by one with these requirements for everything.
+    pub(crate) fn set_policy(&self, requirements: serde_json::Value) {
+        let policy = json!({ "default": requirements });
+        std::fs::write(&self.options.policy, policy.to_string()).unwrap();
+    }
+
+    /// Makes `registries.d` say this of every registry.
+    pub(crate) fn set_sources(&self, lines: &str) {
+        std::fs::create_dir_all(&self.options.registries_d).unwrap();
+        let text = format!("default-docker:\n  {lines}\n");
+        std::fs::write(self.options.registries_d.join("default.yaml"), text).unwrap();
     }
 
     pub(crate) async fn pull(&self, reference: &str) -> Result<ImageId, Arc<Error>> {
