@@ -29,6 +29,7 @@ mod restart;
 mod retries;
 mod service;
 mod shared_store;
+mod signatures;
 mod stats;
 mod stores;
 mod streaming;
