@@ -9,7 +9,7 @@ use std::io::Read;
 use pgp::composed::{Deserializable, Message, SignedPublicKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType, SignatureVersion, SubpacketData};
-use pgp::types::{KeyDetails, VerifyingKey};
+use pgp::types::KeyDetails;
 
 use crate::limits::PAYLOAD_BYTES;
 use crate::time::Now;
@@ -24,9 +24,16 @@ const ARMOR: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 impl KeyRing {
     /// Reads keys, exported with or without armor.
     pub(crate) fn parse(blobs: &[Vec<u8>]) -> Result<Self, String> {
-        let mut keys = Vec::new();
+        let mut keys: Vec<SignedPublicKey> = Vec::new();
         for blob in blobs {
-            keys.extend(parse_keys(blob).map_err(|why| format!("OpenPGP keys: {why}"))?);
+            for key in parse_keys(blob).map_err(|why| format!("OpenPGP keys: {why}"))? {
+                let print = key.primary_key.fingerprint();
+                let mut known = keys.iter_mut();
+                match known.find(|known| known.primary_key.fingerprint() == print) {
+                    Some(known) => keys::merge(known, key),
+                    None => keys.push(key),
+                }
+            }
         }
         if keys.is_empty() {
             return Err("no OpenPGP public keys are given".to_owned());
@@ -45,16 +52,14 @@ impl KeyRing {
         let made = check_terms(signature, now)?;
         for key in &self.0 {
             if may_be_by(signature, &key.primary_key)
-                && message
-                    .verify(&key.primary_key as &dyn VerifyingKey)
-                    .is_ok()
+                && signature.verify(&key.primary_key, &*payload).is_ok()
             {
                 keys::check_primary(key, made, now)?;
                 return Ok(payload);
             }
             for subkey in &key.public_subkeys {
                 if may_be_by(signature, &subkey.key)
-                    && message.verify(&subkey.key as &dyn VerifyingKey).is_ok()
+                    && signature.verify(&subkey.key, &*payload).is_ok()
                 {
                     keys::check_subkey(key, subkey, made, now)?;
                     return Ok(payload);
@@ -146,7 +151,8 @@ fn check_terms(signature: &Signature, now: Now) -> Result<Now, String> {
         .filter(|config| {
             matches!(
                 config.version(),
-                SignatureVersion::V4 | SignatureVersion::V6
+                // The third is what some services that sign packages still make.
+                SignatureVersion::V3 | SignatureVersion::V4 | SignatureVersion::V6
             )
         })
         .ok_or("the OpenPGP signature is of an unknown version")?;

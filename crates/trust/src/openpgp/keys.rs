@@ -10,6 +10,26 @@ use pgp::types::{KeyDetails, Tag};
 
 use crate::time::Now;
 
+/// Adds what another copy of the same key says: a revocation in one counts for both.
+pub(super) fn merge(key: &mut SignedPublicKey, other: SignedPublicKey) {
+    let (own, more) = (&mut key.details, other.details);
+    own.revocation_signatures.extend(more.revocation_signatures);
+    own.direct_signatures.extend(more.direct_signatures);
+    for user in more.users {
+        match own.users.iter_mut().find(|known| known.id == user.id) {
+            Some(known) => known.signatures.extend(user.signatures),
+            None => own.users.push(user),
+        }
+    }
+    for subkey in other.public_subkeys {
+        let mut known = key.public_subkeys.iter_mut();
+        match known.find(|known| known.key == subkey.key) {
+            Some(known) => known.signatures.extend(subkey.signatures),
+            None => key.public_subkeys.push(subkey),
+        }
+    }
+}
+
 /// Checks the primary key as the one that signed at `made`.
 pub(super) fn check_primary(key: &SignedPublicKey, made: Now, now: Now) -> Result<(), String> {
     let newest = check_valid(key, now)?;

@@ -1,5 +1,11 @@
 //! Keys and messages that GnuPG makes.
 
+use pgp::composed::{Deserializable as _, SignedSecretKey};
+use pgp::crypto::hash::HashAlgorithm;
+use pgp::packet::{LiteralData, OnePassSignature, PacketTrait as _, SignatureType};
+use pgp::ser::Serialize as _;
+use pgp::types::{KeyDetails as _, Password, SignatureBytes, SigningKey as _};
+
 use crate::openpgp::KeyRing;
 use crate::signer::Gpg;
 use crate::time::Now;
@@ -152,10 +158,16 @@ fn a_revoked_key_is_good_for_nothing() {
     let gpg = Gpg::new().unwrap();
     gpg.key("a@x.io", "ed25519", "never").unwrap();
     let message = gpg.sign("a@x.io", CONTENT).unwrap();
-    ring(&[gpg.export("a@x.io").unwrap()])
+    let before = gpg.export("a@x.io").unwrap();
+    ring(std::slice::from_ref(&before))
         .verify(&message, now())
         .unwrap();
     gpg.revoke("a@x.io").unwrap();
+    // A copy from before does not help.
+    let both = [before, gpg.export("a@x.io").unwrap()];
+    refused(&ring(&both), &message, now(), "is revoked");
+    let reversed = [both[1].clone(), both[0].clone()];
+    refused(&ring(&reversed), &message, now(), "is revoked");
     let revoked = ring(&[gpg.export("a@x.io").unwrap()]);
     refused(&revoked, &message, now(), "is revoked");
 }
@@ -241,4 +253,47 @@ fn what_is_signed_may_not_be_endless() {
     let bomb = gpg.sign("a@x.io", &zeros).unwrap();
     assert!(bomb.len() < 100_000);
     refused(&keys, &bomb, now(), "signs more than");
+}
+
+#[test]
+fn signatures_of_the_third_version_count_too() {
+    let gpg = Gpg::new().unwrap();
+    gpg.key("a@x.io", "rsa2048", "never").unwrap();
+    let keys = ring(&[gpg.export("a@x.io").unwrap()]);
+    // gpg itself makes none any more.
+    let secret = gpg.run(&["--export-secret-keys", "a@x.io"], b"").unwrap();
+    let secret = SignedSecretKey::from_bytes(&*secret).unwrap().primary_key;
+    let (kind, hash) = (SignatureType::Binary, HashAlgorithm::Sha256);
+    let (id, algorithm) = (secret.legacy_key_id(), secret.algorithm());
+    // RFC 4880, 5.2.2: what is hashed after the content, and the packet that has it.
+    let made = u32::try_from(now().0).unwrap().to_be_bytes();
+    let signed = [CONTENT, &[kind.into()], &made].concat();
+    let signed = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &signed);
+    let signature = secret
+        .sign(&Password::empty(), hash, signed.as_ref())
+        .unwrap();
+    let mut body = vec![3, 5, kind.into()];
+    body.extend(made);
+    body.extend(id.as_ref());
+    body.extend([u8::from(algorithm), u8::from(hash)]);
+    body.extend(&signed.as_ref()[..2]);
+    let SignatureBytes::Mpis(numbers) = signature else {
+        panic!("{signature:?}")
+    };
+    for number in numbers {
+        number.to_writer(&mut body).unwrap();
+    }
+    let message = |content: &[u8]| {
+        let mut message = Vec::new();
+        let begins = OnePassSignature::v3(kind, hash, algorithm, id);
+        begins.to_writer_with_header(&mut message).unwrap();
+        let literal = LiteralData::from_bytes("", content.to_vec().into()).unwrap();
+        literal.to_writer_with_header(&mut message).unwrap();
+        message.extend([0xc2, 0xff]);
+        message.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+        message.extend(&body);
+        message
+    };
+    assert_eq!(keys.verify(&message(CONTENT), now()).unwrap(), CONTENT);
+    refused(&keys, &message(b"{}"), now(), "is wrong");
 }

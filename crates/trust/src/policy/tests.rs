@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::digest::hex;
 use crate::policy::{Error, Policy};
-use crate::scope::Name;
+use crate::scope::{Files, Name};
 use crate::signature::{Evidence, Signature};
 use crate::signer::Gpg;
 
@@ -315,5 +315,28 @@ fn keys_are_read_from_files_each_time() {
             why.contains("read key") && why.contains("keys.gpg"),
             "{why}"
         );
+    }
+}
+
+#[test]
+fn files_of_the_node_are_never_signed() {
+    let policy = load(&json!({"default": reject(), "transports": {
+        "dir": {"/srv": accept(), "/srv/signed": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}]},
+    }}))
+    .unwrap();
+    for (path, words) in [
+        ("/srv/a", ""),
+        ("/srv/signed/a", "no signature exists"),
+        ("/other", "rejected by policy"),
+    ] {
+        let files = Files {
+            transport: "dir",
+            path,
+            which: None,
+        };
+        match policy.check_files(&files) {
+            Ok(()) => assert_eq!(words, "", "{path}"),
+            Err(why) => assert!(!words.is_empty() && why.reason.contains(words), "{why}"),
+        }
     }
 }
