@@ -47,6 +47,37 @@ async fn a_lookaside_may_be_a_server_and_gets_no_credentials() {
 }
 
 #[tokio::test]
+async fn a_lookaside_may_have_signatures_in_cosigns_form_too() {
+    let signing = Signing::new();
+    let files = OpenSsl::new().unwrap();
+    for key in ["signer", "other"] {
+        files.ec_key(key).unwrap();
+    }
+    let made = image("one");
+    signing.registry.push("app", "v1", &made).unwrap();
+    let reference = signing.registry.reference("app", "v1");
+    let kind = "cosign container image signature";
+    let payload = payload(kind, &reference, &made.digest());
+    let signature = STANDARD.encode(files.sign("signer", &payload).unwrap());
+    let stored = json!({"mimeType": "application/vnd.dev.cosign.simplesigning.v1+json",
+        "payload": STANDARD.encode(&payload),
+        "annotations": {"dev.cosignproject.cosign/signature": signature}});
+    let stored = format!("\0sigstore-json\n{stored}");
+    signing.sign("app", &made);
+    signing.put("app", &made.digest(), 2, stored.as_bytes());
+    let by = |key: &str| json!({"type": "sigstoreSigned", "keyPath": files.path(key)});
+    signing.node.set_policy(json!([by("other.pub")]));
+    signing.refused("app", "wrong, or by another key").await;
+    // Beside one by gpg, which another requirement asks for.
+    let both = json!([by("signer.pub"), signing.signed_by(SIGNER)]);
+    signing.node.set_policy(both);
+    signing.node.pull(&reference).await.unwrap();
+    let images = &signing.node.images;
+    let found = images.find(&reference).await.unwrap().unwrap();
+    images.allowed(&found, &reference, "").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_lookaside_that_fails_or_floods_refuses_only_what_needs_it() {
     let signing = Signing::new();
     let made = image("one");
