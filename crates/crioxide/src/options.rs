@@ -239,12 +239,24 @@ fn pause_image(settings: &Settings) -> Option<pods::PauseImage> {
     })
 }
 
+/// A switch of `pull_options` in `storage.conf`.
+fn pull_option(settings: &Settings, name: &str, default: bool) -> bool {
+    match settings.pull_options().get(name) {
+        // What Go takes for true (strconv.ParseBool).
+        Some(value) => matches!(value.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True"),
+        None => default,
+    }
+}
+
 /// Options of images.
 pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image::Options> {
     let section = "crio.image";
     let given =
         |key: &str| Some(settings.path(section, key)).filter(|path| !path.as_os_str().is_empty());
     let default = image::Options::default();
+    if pull_option(settings, "convert_images", false) {
+        tracing::warn!("convert_images is without effect: layers are stored as they come");
+    }
     let mut pinned = settings.list(section, "pinned_images").to_vec();
     pinned.push(settings.text(section, "pause_image").to_owned());
     let (of_runtime, stores) = ("crio.runtime", "additional_artifact_stores");
@@ -269,6 +281,7 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
         namespaced_auth_dir: given("namespaced_auth_dir"),
         global_auth_file: given("global_auth_file"),
         auth_files: auth_files(),
+        partial_pulls: pull_option(settings, "enable_partial_images", true),
         decryption_keys: settings.path(of_runtime, "decryption_keys_path"),
         user_agent: format!(
             "cri-o/{} crioxide/{}",

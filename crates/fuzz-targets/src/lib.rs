@@ -22,6 +22,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("attachments", image::fuzzing::attachments),
     ("bundle", image::fuzzing::bundle),
     ("checkpoint_json", runtime::fuzzing::checkpoint_json),
+    ("chunked", image::fuzzing::chunked),
     ("cni_config", network::fuzzing::config),
     ("cni_result", network::fuzzing::result),
     ("config_file", config::fuzzing::file),

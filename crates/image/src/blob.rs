@@ -57,6 +57,23 @@ fn hash_of(digest: &Digest) -> Context {
     })
 }
 
+/// A digest in the making, and the one that it is to be.
+pub(crate) struct Hash(Context, Digest);
+
+impl Hash {
+    pub(crate) fn like(expected: &Digest) -> Self {
+        Self(hash_of(expected), expected.clone())
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn compare(self) -> Result<(), Digest> {
+        compare(self.0, &self.1)
+    }
+}
+
 /// Computes the digest of `bytes` with the algorithm of `like` and compares.
 pub(crate) fn verify(bytes: &[u8], like: &Digest) -> Result<(), Digest> {
     let mut hash = hash_of(like);

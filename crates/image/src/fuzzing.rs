@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::chunked;
 use crate::client::challenges;
 use crate::credentials::{Credentials, find};
 use crate::decompress;
@@ -324,6 +325,20 @@ pub fn encrypted(bytes: &[u8]) {
     if let Some(byte) = sealed.last_mut() {
         *byte ^= 1;
         assert!(read(&sealed).is_err(), "a change is seen");
+    }
+}
+
+/// Tables of contents and tar-splits: places stay in the blob, names are told once, and what was
+/// changed on the way is not read.
+pub fn chunked(bytes: &[u8]) {
+    const END: u64 = 1 << 20;
+    chunked::fuzz(bytes, END);
+    let mut bytes_of_files = 0_u64;
+    for part in storage::archive_parts(bytes).map_while(Result::ok) {
+        if let storage::ArchivePart::File { size, .. } = part {
+            assert!(size > 0, "a file without bytes is no part");
+            bytes_of_files = bytes_of_files.saturating_add(size);
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod artifact;
 mod blob;
+mod chunked;
 mod client;
 mod credentials;
 mod decompress;

@@ -56,6 +56,14 @@ pub const KEYS: usize = 1000;
 pub const KEY_BYTES: u64 = 64 << 10;
 /// Directories in directories of keys (ours; a Kubernetes secret has none).
 pub const KEY_DIRECTORIES: usize = 8;
+/// Bytes of a zstd:chunked layer's table of contents, decompressed.
+pub const TOC_BYTES: u64 = storage::TOC_BYTES;
+/// Bytes of it, and of the tar-split, as they are in the blob (ours: a million files fit).
+pub const TOC_COMPRESSED_BYTES: u64 = 16 << 20;
+/// Bytes of a tar-split, decompressed; it is never held whole (ours).
+pub const TAR_SPLIT_BYTES: u64 = 2 << 30;
+/// Bytes between two parts of a blob that are fetched along, rather than asked for anew (ours).
+pub const SPAN_GAP: u64 = 64 << 10;
 /// Pieces of a blob between the network and the thread that unpacks it; one is at most
 /// [`HTTP_BUFFER_BYTES`].
 pub const PIECES: usize = 8;

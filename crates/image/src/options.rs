@@ -45,6 +45,8 @@ pub struct Options {
     pub additional_artifact_stores: Vec<PathBuf>,
     /// Patterns of images that the kubelet must not collect: exact, `glob*` or `*keyword*`.
     pub pinned: Vec<String>,
+    /// Whether of zstd:chunked layers only those files are fetched that the store lacks.
+    pub partial_pulls: bool,
     /// Layers that are fetched and unpacked at once, over all pulls.
     pub parallel_layers: usize,
     /// Time to connect, TLS included.
@@ -85,6 +87,7 @@ impl Default for Options {
             platform: Platform::host(),
             additional_artifact_stores: Vec::new(),
             pinned: Vec::new(),
+            partial_pulls: true,
             parallel_layers: 6,
             connect_timeout: Duration::from_secs(30),
             header_timeout: Duration::from_secs(60),

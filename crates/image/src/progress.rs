@@ -168,6 +168,11 @@ impl LayerTracker {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes fetched.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn set(&self, state: LayerState) {
         self.state.store(state as u8, Ordering::Relaxed);
     }

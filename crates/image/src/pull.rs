@@ -26,6 +26,7 @@ mod download;
 mod fetch;
 mod layers;
 mod load;
+mod partial;
 mod signatures;
 
 pub(crate) use download::Downloads;

@@ -4,6 +4,8 @@ mod big_data;
 mod prune;
 mod remove;
 
+pub(crate) use big_data::file_name as big_data_name;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

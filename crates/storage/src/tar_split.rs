@@ -49,8 +49,8 @@ fn is_zero(size: &u64) -> bool {
     *size == 0
 }
 
-const FILE: u8 = 1;
-const SEGMENT: u8 = 2;
+pub(crate) const FILE: u8 = 1;
+pub(crate) const SEGMENT: u8 = 2;
 
 /// Writes a tar-split.
 pub(crate) struct Writer<W: Write> {

@@ -114,6 +114,18 @@ impl Session {
         })
     }
 
+    /// Begins to fetch the bytes of a blob from `start` up to `end`, and no others.
+    pub(crate) async fn part(&self, digest: &Digest, start: u64, end: u64) -> Result<Incoming> {
+        let range = format!("bytes={start}-{}", end.saturating_sub(1));
+        let headers = header(RANGE, &range).into_iter().collect();
+        let (url, response) = self.get(&format!("blobs/{digest}"), headers).await?;
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        if partial && starts_at(response.headers(), start) {
+            return Ok(response.into_body());
+        }
+        Err(unexpected(&url, "gives no part of a blob"))
+    }
+
     /// Gets what is below the repository, with the credentials that are asked for.
     async fn get(&self, below: &str, headers: HeaderMap) -> Result<(Uri, Response<Incoming>)> {
         let mut challenged = false;

@@ -20,7 +20,8 @@ use crate::progress::LayerTracker;
 
 mod connection;
 
-use connection::{Connection, Cut, Pace};
+pub(super) use connection::Pace;
+use connection::{Connection, Cut};
 
 /// How blobs are fetched. Clones share the memory that may be read ahead into.
 #[derive(Clone, Debug)]
@@ -35,6 +36,11 @@ impl Downloads {
             pace: Pace::of(options),
             ahead: Arc::new(Semaphore::new(limits::STRETCHES_AHEAD)),
         }
+    }
+
+    /// How slow a connection may be.
+    pub(super) fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// Fetches a blob and passes it on. Its digest is the reader's to check; its size is checked

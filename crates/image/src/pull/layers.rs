@@ -9,6 +9,7 @@ use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, Unpack
 use tokio::task::JoinHandle;
 
 use super::download::Downloads;
+use super::partial::{self, Partly};
 use super::{Puller, fault};
 use crate::blob::{self, PieceReader};
 use crate::client::Session;
@@ -38,8 +39,16 @@ pub(super) enum Blobs {
     Local(Arc<Bundle>),
 }
 
-/// A layer that is unpacked, and how its blob was compressed.
-type Unpacked = (StagedLayer, Compression);
+/// A layer that is unpacked.
+pub(super) struct Unpacked {
+    pub(super) staged: StagedLayer,
+    /// How its blob is compressed.
+    pub(super) compression: Compression,
+    /// Whether the whole blob was seen, and has its digest.
+    pub(super) whole: bool,
+    /// Its table of contents, if it has one.
+    pub(super) toc: Option<Vec<u8>>,
+}
 
 impl Puller {
     /// Gets all layers of an image into the store; returns the top one.
@@ -68,21 +77,30 @@ impl Puller {
             let (descriptor, diff_id) = (wanted.blob, wanted.diff_id);
             // What was encrypted has no blob that others could ask for.
             let open = wanted.secret.is_none();
-            let (staged, compression) = fetching.next().await?;
+            let unpacked = fetching.next().await?;
             self.counters
-                .fetched(&descriptor.media_type, descriptor.size);
+                .fetched(&descriptor.media_type, trackers[at].bytes());
+            let known = open && unpacked.whole;
             let layer = NewLayer {
                 parent: top,
                 diff_id,
-                compressed_digest: open.then(|| descriptor.digest.clone()),
-                compressed_size: open.then_some(descriptor.size),
-                compression,
+                compressed_digest: known.then(|| descriptor.digest.clone()),
+                compressed_size: known.then_some(descriptor.size),
+                compression: unpacked.compression,
             };
             fault("image.pull.unpacked")?;
             let store = self.store.clone();
             let committed = self
                 .files
-                .run(move || store.commit_layer(staged, layer))
+                .run(move || {
+                    let id = store.commit_layer(unpacked.staged, layer)?;
+                    if let Some(toc) = unpacked.toc
+                        && let Err(error) = store.put_layer_toc(&id, &toc)
+                    {
+                        tracing::warn!(layer = %id, %error, "a layer's table of contents is not kept");
+                    }
+                    Ok(id)
+                })
                 .await;
             top = Some(committed.map_err(|error| layer_error(&descriptor.digest, error))?);
             trackers[at].set(LayerState::Committed);
@@ -116,6 +134,7 @@ impl Puller {
         let stage = Stage {
             store: self.store.clone(),
             limits: self.options.unpack_limits,
+            partial: self.options.partial_pulls,
             downloads: self.downloads.clone(),
             unpack: self.unpack.clone(),
             inflate: self.inflate.clone(),
@@ -158,12 +177,14 @@ impl Drop for Fetching {
 }
 
 /// What one layer needs: network → channel (or file) → inflating thread → pipe → unpacking thread.
-struct Stage {
-    store: Store,
-    limits: UnpackLimits,
-    downloads: Downloads,
-    unpack: sys::pool::Pool,
-    inflate: sys::pool::Pool,
+pub(super) struct Stage {
+    pub(super) store: Store,
+    pub(super) limits: UnpackLimits,
+    /// Whether parts of a blob are enough.
+    pub(super) partial: bool,
+    pub(super) downloads: Downloads,
+    pub(super) unpack: sys::pool::Pool,
+    pub(super) inflate: sys::pool::Pool,
 }
 
 impl Stage {
@@ -174,6 +195,17 @@ impl Stage {
         tracker: &Arc<LayerTracker>,
     ) -> Result<Unpacked> {
         let (descriptor, secret) = (layer.blob, layer.secret);
+        let toc = match (&secret, &blobs) {
+            (None, Blobs::Registry(sessions)) => {
+                let partly =
+                    partial::layer(&self, &descriptor, &layer.diff_id, sessions, tracker).await?;
+                match partly {
+                    Partly::Unpacked(unpacked) => return Ok(unpacked),
+                    Partly::Whole(toc) => toc,
+                }
+            }
+            _ => None,
+        };
         let digest = descriptor.digest.clone();
         let (compressed, downloading) = match &blobs {
             Blobs::Registry(sessions) => {
@@ -203,7 +235,12 @@ impl Stage {
         match inflated {
             Ok(compression) => {
                 let staged = unpacked.map_err(|error| layer_error(&digest, error))?;
-                Ok((staged, compression))
+                Ok(Unpacked {
+                    staged,
+                    compression,
+                    whole: true,
+                    toc,
+                })
             }
             Err(Broken::Unread) => Err(match unpacked {
                 Err(error) => layer_error(&digest, error),

@@ -24,6 +24,7 @@ mod signer;
 
 mod artifacts;
 mod authentication;
+mod chunked;
 mod content;
 mod encrypted;
 mod fake;

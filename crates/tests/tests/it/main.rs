@@ -11,6 +11,7 @@ mod apparmor;
 mod artifacts;
 mod bad_input;
 mod checkpoint;
+mod chunked;
 mod containers;
 mod costs;
 mod encrypted;

@@ -14,7 +14,7 @@ use crate::options::Options;
 
 /// How slow a connection may be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(in crate::pull) struct Pace {
     window: Duration,
     minimum_rate: u64,
 }
@@ -25,6 +25,11 @@ impl Pace {
             window: options.pull_progress_timeout,
             minimum_rate: options.minimum_rate,
         }
+    }
+
+    /// How long nothing may come; for ever if `None`.
+    pub(in crate::pull) fn limit(self) -> Option<Duration> {
+        (!self.window.is_zero()).then_some(self.window)
     }
 }
 
@@ -140,7 +145,7 @@ impl Watch {
     }
 
     fn limit(&self) -> Option<Duration> {
-        (!self.pace.window.is_zero()).then_some(self.pace.window)
+        self.pace.limit()
     }
 
     /// Counts a frame; `false` if the last window was too slow.
