@@ -71,8 +71,10 @@ impl ImageService {
             None => {
                 let images = self.images.list().await;
                 let images = images.map_err(|error| image_status(&error))?;
-                let artifacts = self.images.artifacts().await;
-                let artifacts = artifacts.map_err(|error| image_status(&error))?;
+                let artifacts = self.images.artifacts().await.unwrap_or_else(|error| {
+                    not_read(&error);
+                    Vec::new()
+                });
                 let artifacts = artifacts.iter().map(artifact_on_wire);
                 images.iter().map(on_wire).chain(artifacts).collect()
             }
@@ -81,8 +83,13 @@ impl ImageService {
     }
 
     async fn find_artifact(&self, name: &str) -> Result<Option<Artifact>, Status> {
-        let found = self.images.find_artifact(name).await;
-        found.map_err(|error| image_status(&error))
+        match self.images.find_artifact(name).await {
+            Err(error @ image::Error::Storage(_)) => {
+                not_read(&error);
+                Ok(None)
+            }
+            found => found.map_err(|error| image_status(&error)),
+        }
     }
 }
 
@@ -106,6 +113,11 @@ fn on_wire(image: &Image) -> v1::Image {
         }),
         pinned: image.pinned,
     }
+}
+
+/// Artifacts that can't be read must not keep the kubelet from the images.
+fn not_read(error: &image::Error) {
+    tracing::warn!(%error, "artifacts are not read");
 }
 
 /// An artifact among the images: it has no user.

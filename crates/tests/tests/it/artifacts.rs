@@ -1,6 +1,6 @@
 //! OCI artifacts: among the images, mounted in containers, and as seccomp profiles.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use cri::v1;
 use testkit::image_maker::{ArtifactMaker, ImageMaker, MadeArtifact};
 use testkit::node::Options;
@@ -8,6 +8,7 @@ use testkit::requests::container;
 use tonic::Code;
 
 use crate::fixture::{self, Fixture};
+use crate::shared_store::{peer, tree};
 
 fn files() -> MadeArtifact {
     ArtifactMaker::new()
@@ -242,5 +243,57 @@ async fn a_seccomp_profile_comes_as_an_artifact_where_the_handler_allows_it() ->
         .pod_sandbox_id;
     let web = f.node.run(&pod, sleep("web", &labelled)).await?;
     assert_eq!(denied(&web).await?, (false, false));
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn podman_and_we_share_artifacts() -> Result<()> {
+    if tree().is_none() {
+        eprintln!(
+            "skipped: CRIOXIDE_DEBIAN13 names no Debian 13 tree (scripts/in-debian13 makes one)"
+        );
+        return Ok(());
+    }
+    let f = fixture::node().await?;
+    f.registry.push_artifact("test/files", "v1", &files())?;
+    let reference = f.registry.reference("test/files", "v1");
+    let id = f.node.pull(&reference).await?;
+    let script = format!(
+        "podman artifact inspect {reference}
+         echo ours > /tmp/note && podman artifact add localhost/test/note:1 /tmp/note
+         podman artifact ls --format '{{{{.Repository}}}}'"
+    );
+    let said = peer(&f.node, &script).await?;
+    ensure!(
+        said.contains("model.bin") && said.contains("test/note"),
+        "{said}"
+    );
+    let listed = f.node.images().await?;
+    let theirs = listed
+        .iter()
+        .find(|image| image.repo_tags == ["localhost/test/note:1"]);
+    let theirs = theirs
+        .context("podman's artifact is not listed")?
+        .id
+        .clone();
+    let pod = f.node.run_pod("artifacts").await?;
+    let main = f
+        .node
+        .run(&pod, with_artifact(&f, "main", &theirs, ""))
+        .await?;
+    let seen = f.node.exec(&main, &["cat", "/models/note"]).await?;
+    ensure!(seen.stdout == b"ours\n", "{seen:?}");
+    f.node.remove_pod(&pod).await?;
+    let remove = v1::RemoveImageRequest { image: spec(&id) };
+    f.node.client().images().remove_image(remove).await?;
+    peer(
+        &f.node,
+        "podman artifact rm localhost/test/note:1; test -z \"$(podman artifact ls -n -q)\"",
+    )
+    .await?;
+    ensure!(f.node.images().await?.len() == 1);
+    // What can't be read does not hide the images.
+    std::fs::write(f.node.storage().join("artifacts/index.json"), "{")?;
+    ensure!(f.node.images().await?.len() == 1);
     f.node.finish().await
 }
