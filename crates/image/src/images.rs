@@ -70,6 +70,7 @@ impl Images {
             layers: Arc::new(Semaphore::new(layers)),
             downloads: Downloads::of(&options),
             counters: Counters::default(),
+            tables: Arc::new(Semaphore::new(1)),
             options,
         };
         Self(Arc::new(Shared {

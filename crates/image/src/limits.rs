@@ -58,8 +58,9 @@ pub const KEY_BYTES: u64 = 64 << 10;
 pub const KEY_DIRECTORIES: usize = 8;
 /// Bytes of a zstd:chunked layer's table of contents, decompressed.
 pub const TOC_BYTES: u64 = storage::TOC_BYTES;
-/// Bytes of it, and of the tar-split, as they are in the blob (ours: a million files fit).
-pub const TOC_COMPRESSED_BYTES: u64 = 16 << 20;
+/// Bytes of it, and of the tar-split, as they are in the blob (ours: a hundred thousand files fit; a layer of more is
+/// fetched whole).
+pub const TOC_COMPRESSED_BYTES: u64 = 8 << 20;
 /// Bytes of a tar-split, decompressed; it is never held whole (ours).
 pub const TAR_SPLIT_BYTES: u64 = 2 << 30;
 /// Bytes between two parts of a blob that are fetched along, rather than asked for anew (ours).

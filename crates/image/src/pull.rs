@@ -66,6 +66,8 @@ pub(crate) struct Puller {
     pub(crate) layers: Arc<Semaphore>,
     pub(crate) downloads: Downloads,
     pub(crate) counters: Counters,
+    /// Reading of tables of contents.
+    pub(crate) tables: Arc<Semaphore>,
 }
 
 /// What the node's files say about a request.

@@ -36,8 +36,9 @@ pub const BIG_DATA_BYTES: u64 = 64 << 20;
 pub const INDEX_BYTES: u64 = 4 << 20;
 /// Artifacts of one layout (ours).
 pub const ARTIFACTS: usize = 10_000;
-/// Bytes of a layer's table of contents (ours; containers/storage: 150 MB).
-pub const TOC_BYTES: u64 = 48 << 20;
+/// Bytes of a layer's table of contents (ours: a hundred thousand files fit; containers/storage:
+/// 150 MB).
+pub const TOC_BYTES: u64 = 32 << 20;
 /// Bytes of one line of a tar-split (ours: a header with everything that an entry may have before
 /// it, in base64).
 pub const TAR_SPLIT_LINE_BYTES: u64 = 16 << 20;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::{Either, join3, ready};
 use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, UnpackLimits};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::download::Downloads;
@@ -136,6 +137,7 @@ impl Puller {
             limits: self.options.unpack_limits,
             partial: self.options.partial_pulls,
             downloads: self.downloads.clone(),
+            tables: Arc::clone(&self.tables),
             unpack: self.unpack.clone(),
             inflate: self.inflate.clone(),
         };
@@ -183,6 +185,8 @@ pub(super) struct Stage {
     /// Whether parts of a blob are enough.
     pub(super) partial: bool,
     pub(super) downloads: Downloads,
+    /// A turn to read tables of contents.
+    pub(super) tables: Arc<Semaphore>,
     pub(super) unpack: sys::pool::Pool,
     pub(super) inflate: sys::pool::Pool,
 }

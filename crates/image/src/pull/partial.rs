@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::download::Pace;
 use super::layers::{Stage, Unpacked};
 use crate::blob::{self, PieceSender};
-use crate::chunked::{Archive, Contents, Places, Plan, Span};
+use crate::chunked::{Archive, Places, Plan, Span};
 use crate::client::Session;
 use crate::error::{Error, Result, chain};
 use crate::limits;
@@ -37,20 +37,26 @@ pub(super) async fn layer(
     let Some(places) = Places::of(blob).filter(|_| stage.partial) else {
         return Ok(Partly::Whole(None));
     };
-    let contents = match contents(stage, blob, places, sessions).await {
-        Ok(contents) => contents,
-        Err(error) => return unsuitable(blob, error, None),
+    let bytes = match tables(stage, blob, &places, sessions).await {
+        Ok(bytes) => bytes,
+        Err(error) => return unsuitable(blob, error),
     };
     let (store, size) = (stage.store.clone(), blob.size);
-    let plan = move || {
-        let plan = contents.plan(&store);
-        Ok::<_, Error>((contents, plan))
+    let planned = {
+        // Tables take many times their size while they are read: one at a time.
+        let turn = stage.tables.acquire().await;
+        let _turn = turn.map_err(|_| Error::Interrupted)?;
+        let plan = move || {
+            let contents = places.read(&bytes)?;
+            let plan = contents.plan(&store)?;
+            Ok::<_, String>((contents.toc, plan))
+        };
+        stage.inflate.run(plan).await
     };
-    let (contents, plan) = stage.inflate.run(plan).await?;
-    let plan = match plan {
+    let (toc, plan) = match planned {
         // Many requests for nearly all of it are slower than one.
-        Ok(plan) if plan.fetched() / 9 < size / 10 => plan,
-        Ok(_) => return Ok(Partly::Whole(Some(contents.toc))),
+        Ok((toc, plan)) if plan.fetched() / 9 < size / 10 => (toc, plan),
+        Ok((toc, _)) => return Ok(Partly::Whole(Some(toc))),
         Err(reason) => {
             tracing::debug!(layer = %blob.digest, reason, "the layer is fetched whole");
             return Ok(Partly::Whole(None));
@@ -61,35 +67,35 @@ pub(super) async fn layer(
         Ok(unpacked) if unpacked.staged.diff_id() != diff_id => {
             let reason = "its table of contents does not tell the truth".to_owned();
             let layer = blob.digest.clone();
-            unsuitable(blob, Error::BadLayer { layer, reason }, None)
+            unsuitable(blob, Error::BadLayer { layer, reason })
         }
         Ok(mut unpacked) => {
-            unpacked.toc = Some(contents.toc);
+            unpacked.toc = Some(toc);
             Ok(Partly::Unpacked(unpacked))
         }
-        Err(error) => unsuitable(blob, error, None),
+        Err(error) => unsuitable(blob, error),
     }
 }
 
-fn unsuitable(blob: &Descriptor, error: Error, toc: Option<Vec<u8>>) -> Result<Partly> {
+fn unsuitable(blob: &Descriptor, error: Error) -> Result<Partly> {
     match error {
         Error::RegistryUnavailable { .. } | Error::Unauthorized { .. } | Error::NoSpace(_) => {
             Err(error)
         }
         error => {
             tracing::warn!(layer = %blob.digest, %error, "the layer is fetched whole");
-            Ok(Partly::Whole(toc))
+            Ok(Partly::Whole(None))
         }
     }
 }
 
-/// Fetches and checks table of contents and tar-split.
-async fn contents(
+/// Fetches table of contents and tar-split, as they are in the blob.
+async fn tables(
     stage: &Stage,
     blob: &Descriptor,
-    places: Places,
+    places: &Places,
     sessions: &[Arc<Session>],
-) -> Result<Contents> {
+) -> Result<Vec<u8>> {
     let bad = |reason: String| Error::BadLayer {
         layer: blob.digest.clone(),
         reason,
@@ -113,9 +119,7 @@ async fn contents(
     );
     let (fetched, read) = futures_util::future::join(fetching, reading).await;
     fetched?;
-    let bytes = read.map_err(|error| bad(chain(&error)))?;
-    let parse = move || places.read(&bytes);
-    stage.inflate.run(parse).await.map_err(bad)
+    read.map_err(|error| bad(chain(&error)))
 }
 
 /// Spans → archive → unpacking, side by side.
