@@ -20,6 +20,14 @@ const CONFIG_TYPES: [&str; 2] = [
     "application/vnd.docker.container.image.v1+json",
 ];
 
+const SCHEMA_1: &str = "docker manifest schema 1 is not supported: push the image again";
+
+/// Whether it is a manifest that we refuse for its age. Signed, it does not have the digest of its
+/// bytes, but of those that were signed.
+pub(crate) fn is_schema_1(bytes: &[u8]) -> bool {
+    Document::parse(bytes).is_err_and(|reason| reason == SCHEMA_1)
+}
+
 /// What a registry may answer a manifest request with.
 #[derive(Debug)]
 pub(crate) enum Document {
@@ -119,9 +127,7 @@ impl Document {
         }
         let raw: Raw = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if raw.schema_version == 1 || raw.fs_layers.is_some() {
-            return Err(
-                "docker manifest schema 1 is not supported: push the image again".to_owned(),
-            );
+            return Err(SCHEMA_1.to_owned());
         }
         match (raw.manifests, raw.layers, raw.config) {
             (Some(entries), None, None) => {

@@ -8,8 +8,9 @@ use super::check;
 use crate::client::Session;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::manifest::{Document, Manifest, choose};
+use crate::manifest::{Document, Manifest, choose, is_schema_1};
 use crate::platform::Platform;
+use crate::reference::Reference;
 
 /// What of an image is not a layer; all digests are checked.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ pub(super) async fn image(origin: &impl Origin, here: &Platform) -> Result<Fetch
         let bytes = origin.manifest(expected.as_ref()).await?;
         let digest = match expected {
             Some(expected) => {
-                check(&bytes, &expected)?;
+                check(&bytes, &expected).map_err(|error| older(&bytes, &reference, error))?;
                 expected
             }
             None => Digest::of(&bytes),
@@ -103,6 +104,14 @@ pub(super) async fn image(origin: &impl Origin, here: &Platform) -> Result<Fetch
         }
     }
     Err(Error::bad_manifest(reference, "indexes nested too deeply"))
+}
+
+/// The error about bytes of another digest, unless they are a manifest of schema 1: it is that then.
+fn older(bytes: &[u8], reference: &str, error: Error) -> Error {
+    match Document::parse(bytes) {
+        Err(reason) if is_schema_1(bytes) => Error::bad_manifest(reference, reason),
+        _ => error,
+    }
 }
 
 async fn config(origin: &impl Origin, manifest: &Manifest) -> Result<Bytes> {

@@ -110,6 +110,19 @@ async fn manifests_that_lie_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn an_old_manifest_is_named_also_where_its_digest_is_asked_for() {
+    let schema1 = json!({"schemaVersion": 1, "fsLayers": [], "signatures": []});
+    let registry = Fake::start(move |asked| match asked.path.contains("/manifests/") {
+        true => Reply::ok(schema1.to_string()),
+        false => Reply::ok(""),
+    });
+    let node = Node::new(&registry.conf());
+    let by_digest = format!("{}/app@{}", registry.host(), digest(b"what was signed"));
+    let error = node.pull(&by_digest).await.unwrap_err().to_string();
+    assert!(error.contains("schema 1 is not supported"), "{error}");
+}
+
 /// An image whose only layer is this blob, with this uncompressed content promised.
 fn with_layer(blob: &Blob, diff_id: &str) -> (MadeImage, Vec<u8>, Vec<u8>) {
     let made = ImageMaker::new().build();

@@ -198,6 +198,43 @@ async fn an_index_gives_the_nodes_image_and_both_digests() {
 }
 
 #[tokio::test]
+async fn an_index_in_an_index_is_followed_and_a_chain_of_them_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path()).unwrap();
+    let node = Node::new(&registry.registries_conf());
+    let ours = maker().architecture(go_architecture()).build();
+    let other = maker().architecture("s390x").build();
+    let inner = Index::of(Format::Oci, &[other.clone(), ours.clone()]);
+    registry
+        .push_index("nested", inner.digest(), &inner)
+        .unwrap();
+    registry.push("nested", &other.digest(), &other).unwrap();
+    let media_type = inner.media_type();
+    let (mut digest, mut size) = (inner.digest().to_owned(), inner.manifest().len());
+    for depth in 1..=4 {
+        // Beside it an image of a platform that is not ours; an index says none.
+        let outer = serde_json::json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [
+            {"mediaType": other.media_type(), "digest": other.digest(), "size": other.manifest().len(),
+                "platform": {"os": "linux", "architecture": "s390x"}},
+            {"mediaType": media_type, "digest": digest, "size": size}]});
+        let outer = outer.to_string();
+        let tag = format!("v{depth}");
+        registry
+            .push_manifest("nested", &tag, media_type, outer.as_bytes())
+            .unwrap();
+        (digest, size) = (crate::image_maker::digest(outer.as_bytes()), outer.len());
+        let pulled = node.pull(&registry.reference("nested", &tag)).await;
+        match depth {
+            1 | 2 => assert_eq!(pulled.unwrap().as_str(), ours.id(), "{depth}"),
+            _ => {
+                let error = pulled.unwrap_err().to_string();
+                assert!(error.contains("nested too deeply"), "{depth}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_the_registry_lacks_is_not_found() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path()).unwrap();
