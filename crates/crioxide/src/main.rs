@@ -14,6 +14,7 @@ mod upkeep;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::{Arg, ArgMatches, Command};
@@ -22,6 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads of the async runtime: two keep lists answering while one is busy.
 const WORKERS: usize = 2;
+
+/// How often layers are looked for that no pull came back to.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
@@ -229,7 +233,13 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
         .context("read the records")?;
     upkeep::wipe(settings, &markers, &pods, &images).await;
     let pruner = Arc::clone(&images);
-    tokio::spawn(async move { pruner.prune().await });
+    tokio::spawn(async move {
+        let mut again = tokio::time::interval(PRUNE_INTERVAL);
+        loop {
+            again.tick().await;
+            pruner.prune().await;
+        }
+    });
     let identity = cri::Identity {
         name: argument(matches, "runtime-name").to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -133,6 +133,24 @@ impl Store {
         Ok(None)
     }
 
+    /// Top layers of images that are only read. Those of the graph root are in our own table, where
+    /// images have a root of their own: they are needed like those of any image of ours.
+    pub(crate) fn tops_elsewhere(&self) -> Result<Vec<LayerId>, Error> {
+        let mut tops = Vec::new();
+        for store in &self.0.additional {
+            for record in &store.images.read()?.rows {
+                tops.extend(
+                    record
+                        .top_layer
+                        .iter()
+                        .chain(&record.mapped_layers)
+                        .cloned(),
+                );
+            }
+        }
+        Ok(tops)
+    }
+
     /// Record and directory of an image of a store that is only read.
     pub(crate) fn additional_record(
         &self,

@@ -187,7 +187,9 @@ impl Store {
         if !label.is_empty() {
             options.push(("context".into(), Some(label.into())));
         }
-        options.push(("volatile".into(), None));
+        if self.0.options.volatile {
+            options.push(("volatile".into(), None));
+        }
         let overlay = Overlay {
             base: paths.overlay(),
             lowers,

@@ -26,6 +26,8 @@ pub struct Options {
     pub additional: Vec<PathBuf>,
     /// Options of the containers' overlay mounts (`nodev`, `metacopy=on`, …).
     pub mount_options: Vec<String>,
+    /// Whether containers' mounts are volatile: nothing of them is synced.
+    pub volatile: bool,
     /// Whether the driver's directory is mounted onto itself, as peers do.
     pub mount_home: bool,
     /// How long to wait for a lock that another process holds.
@@ -42,6 +44,7 @@ impl Options {
             image_root: None,
             additional: Vec::new(),
             mount_options: Vec::new(),
+            volatile: true,
             mount_home: true,
             lock_timeout: Duration::from_secs(60),
         }

@@ -74,12 +74,13 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
                 options.additional.push(root);
             }
         }
+        "disable_volatile" => options.volatile = !truth(value)?,
         "skip_mount_home" => options.mount_home = !truth(value)?,
         // We always sync what a layer's record will name, and checked the kernel ourselves.
         "sync" if matches!(value, "none" | "filesystem") => {}
         "override_kernel_check" => {}
         // What does nothing when it is off.
-        "use_composefs" | "ignore_chown_errors" | "disable_volatile" if !truth(value)? => {}
+        "use_composefs" | "ignore_chown_errors" if !truth(value)? => {}
         "mount_program" | "force_mask" | "additionallayerstore" | "size" | "inodes"
             if matches!(value, "" | "0") => {}
         "mount_program" => {
@@ -88,13 +89,10 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
             ));
         }
         "sync" => return Err(anyhow!("neither none nor filesystem")),
-        "use_composefs"
-        | "ignore_chown_errors"
-        | "disable_volatile"
-        | "force_mask"
-        | "additionallayerstore"
-        | "size"
-        | "inodes" => return Err(anyhow!("not supported")),
+        "size" | "inodes" => return Err(anyhow!("quotas of containers are not supported")),
+        "use_composefs" | "ignore_chown_errors" | "force_mask" | "additionallayerstore" => {
+            return Err(anyhow!("not supported"));
+        }
         _ => return Err(anyhow!("unknown option")),
     }
     Ok(())
@@ -126,6 +124,7 @@ mod tests {
             "imagestore=/a",
             "overlay2.additionalimagestore=/b,/c",
             "overlay.skip_mount_home=true",
+            "disable_volatile=true",
             "overlay.mount_program=",
             "overlay.ignore_chown_errors=false",
             "sync=none",
@@ -141,7 +140,7 @@ mod tests {
             .map(|root| root.to_str().unwrap())
             .collect();
         assert_eq!(roots, ["/a", "/b", "/c"]);
-        assert!(!got.mount_home);
+        assert!(!got.mount_home && !got.volatile);
     }
 
     #[test]
@@ -153,6 +152,7 @@ mod tests {
             ),
             ("overlay.force_mask=shared", "not supported"),
             ("overlay.use_composefs=true", "not supported"),
+            ("overlay.size=10G", "quotas of containers are not supported"),
             ("ignore_chown_errors=true", "not supported"),
             ("overlay.new=1", "unknown option"),
             ("overlay.skip_mount_home=maybe", "neither true nor false"),

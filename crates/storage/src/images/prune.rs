@@ -60,9 +60,10 @@ impl Store {
         rows: &[Arc<LayerRecord>],
         may_go: impl Fn(&LayerRecord) -> bool,
     ) -> Result<Vec<LayerId>, Error> {
+        let elsewhere = self.tops_elsewhere()?;
         let images = self.0.images.hold()?;
         let containers = self.0.containers.hold()?;
-        let mut needed: HashSet<&LayerId> = HashSet::new();
+        let mut needed: HashSet<&LayerId> = elsewhere.iter().collect();
         for image in &images.snapshot.rows {
             needed.extend(image.top_layer.iter().chain(&image.mapped_layers));
         }

@@ -20,6 +20,7 @@ impl Store {
             Some(_) => Error::ReadOnly(id.clone()),
             None => Error::ImageUnknown(id.to_string()),
         };
+        let elsewhere = self.tops_elsewhere()?;
         let trash = Staging::new(self.paths())?;
         let mut layers = self.write_layers()?;
         let mut images = self.0.images.write()?;
@@ -34,7 +35,7 @@ impl Store {
             });
         }
         images.rows.retain(|row| row.id != *id);
-        let unused = unused(&layers, &images.rows, rows, &image);
+        let unused = unused(&layers, &images.rows, rows, &image, &elsewhere);
         // The record goes first: an image without layers would be worse than layers without one.
         images.save(Half::Stable)?;
         trash.take(&self.paths().own_image(id))?;
@@ -82,8 +83,9 @@ fn unused(
     images: &[Arc<ImageRecord>],
     containers: &[Arc<ContainerRecord>],
     image: &ImageRecord,
+    elsewhere: &[LayerId],
 ) -> Vec<LayerId> {
-    let mut needed: HashSet<&LayerId> = HashSet::new();
+    let mut needed: HashSet<&LayerId> = elsewhere.iter().collect();
     needed.extend(
         images
             .iter()

@@ -281,7 +281,10 @@ fn images_can_have_a_root_of_their_own() {
     assert_eq!(read_in_container(&store, "o", &old, "old"), "before");
     assert_eq!(store.check(&everything()).unwrap(), []);
     let again = Store::open(split(test.path())).unwrap();
-    assert_eq!(again.images().unwrap().len(), 2);
+    // The same layers as the old one's, under another record.
+    let tars = [base(), text("old", "before"), text("above", "it")];
+    let shared = put_image(&again, &tars, &["localhost/shared:1"]).id.clone();
+    assert_eq!(again.images().unwrap().len(), 3);
     again.delete_container(&made.id).unwrap();
     assert!(
         !test
@@ -291,7 +294,11 @@ fn images_can_have_a_root_of_their_own() {
             .try_exists()
             .unwrap()
     );
+    // Its layers are needed, those that the new image shares with it too.
+    assert_eq!(again.prune_layers(std::time::Duration::ZERO).unwrap(), 0);
     again.remove_image(&new).unwrap();
+    again.remove_image(&shared).unwrap();
+    assert_eq!(read_in_container(&again, "p", &old, "old"), "before");
     assert!(!in_root("images/overlay-layers/layers.json").contains(top.as_str()));
     assert!(
         !test

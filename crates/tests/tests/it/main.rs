@@ -26,6 +26,7 @@ mod metrics;
 mod own_files;
 mod peers;
 mod pods;
+mod pulls;
 mod restart;
 mod retries;
 mod service;
