@@ -45,7 +45,7 @@ pub(crate) fn repair(settings: &Settings, markers: &Markers, store: &Store) -> R
     for error in store.repair(&damages, containers)? {
         tracing::error!(%error, "not repaired; `crioxide check --repair` may do more");
     }
-    forget_exits(settings, store)
+    forget_exits(settings, Some(store))
 }
 
 fn is_repair_wanted(settings: &Settings, markers: &Markers) -> bool {
@@ -146,23 +146,25 @@ pub(crate) fn wipe_store(settings: &Settings, store: &Store, with_images: bool) 
             }
         }
     }
-    forget_exits(settings, store)?;
+    forget_exits(settings, Some(store))?;
     Ok(failed)
 }
 
-/// Removes exit records of containers that are gone.
+/// Removes exit records of containers that are gone: all, where there is no store any more.
 ///
 /// # Errors
 /// The records or the store can't be read.
-pub(crate) fn forget_exits(settings: &Settings, store: &Store) -> Result<()> {
+pub(crate) fn forget_exits(settings: &Settings, store: Option<&Store>) -> Result<()> {
     let dir = settings.path("crio.runtime", "container_exits_dir");
     let Ok(records) = std::fs::read_dir(&dir) else {
         return Ok(());
     };
     // First the directory: a container is recorded before it can end.
     let records: Vec<_> = records.collect::<Result<_, _>>().context("list exits")?;
-    let containers = store.containers().context("list containers")?;
-    let known: HashSet<&str> = containers.iter().map(|one| one.id.as_str()).collect();
+    let containers = store.map(Store::containers).transpose();
+    let containers = containers.context("list containers")?;
+    let containers = containers.iter().flat_map(|all| all.iter());
+    let known: HashSet<&str> = containers.map(|one| one.id.as_str()).collect();
     for record in records {
         let name = record.file_name();
         let Some(id) = name.to_str() else { continue };

@@ -151,6 +151,18 @@ impl Store {
         Ok(tops)
     }
 
+    /// Records and directories of all images of stores that are only read.
+    pub(crate) fn additional_records(&self) -> Result<Vec<(Arc<ImageRecord>, PathBuf)>, Error> {
+        let mut all = Vec::new();
+        for store in &self.0.additional {
+            let dir = table_of(&store.root, "images");
+            let images = store.images.read()?;
+            let images = images.rows.iter();
+            all.extend(images.map(|image| (Arc::clone(image), dir.join(image.id.as_str()))));
+        }
+        Ok(all)
+    }
+
     /// Record and directory of an image of a store that is only read.
     pub(crate) fn additional_record(
         &self,

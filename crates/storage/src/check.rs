@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::repair::RepairContainers;
@@ -41,6 +42,10 @@ pub enum Item {
     Layer(LayerId),
     /// An image.
     Image(ImageId),
+    /// A layer of a store that is only read: nothing here can repair it.
+    ReadOnlyLayer(LayerId),
+    /// An image of such a store.
+    ReadOnlyImage(ImageId),
     /// A container.
     Container(ContainerId),
     /// A file or directory that no record names.
@@ -53,6 +58,8 @@ impl fmt::Display for Item {
             Self::Table(path) => write!(f, "records {}", path.display()),
             Self::Layer(id) => write!(f, "layer {id}"),
             Self::Image(id) => write!(f, "image {id}"),
+            Self::ReadOnlyLayer(id) => write!(f, "read-only layer {id}"),
+            Self::ReadOnlyImage(id) => write!(f, "read-only image {id}"),
             Self::Container(id) => write!(f, "container {id}"),
             Self::Leftover(path) => write!(f, "left over: {}", path.display()),
         }
@@ -96,8 +103,14 @@ impl Findings {
         self.0.entry(item).or_default().push(reason.into());
     }
 
-    fn has(&self, item: &Item) -> bool {
-        self.0.contains_key(item)
+    fn has_layer(&self, id: &LayerId) -> bool {
+        self.0.contains_key(&Item::Layer(id.clone()))
+            || self.0.contains_key(&Item::ReadOnlyLayer(id.clone()))
+    }
+
+    fn has_image(&self, id: &ImageId) -> bool {
+        self.0.contains_key(&Item::Image(id.clone()))
+            || self.0.contains_key(&Item::ReadOnlyImage(id.clone()))
     }
 
     fn into_damages(self) -> Vec<Damage> {
@@ -135,16 +148,25 @@ impl Store {
 
     fn check_images(&self, depth: Depth, findings: &mut Findings) -> Result<(), Error> {
         let layers = self.all_layers()?;
-        for image in &self.0.images.read()?.rows {
-            let item = || Item::Image(image.id.clone());
-            for reason in damaged_data(&self.paths().own_image(&image.id), &image.big_data, depth)?
-            {
+        let own = self.0.images.read()?;
+        let own = own.rows.iter().map(|image| {
+            let dir = self.paths().own_image(&image.id);
+            (Arc::clone(image), dir, Item::Image(image.id.clone()))
+        });
+        let others = self.additional_records()?.into_iter();
+        let others = others.map(|(image, dir)| {
+            let item = Item::ReadOnlyImage(image.id.clone());
+            (image, dir, item)
+        });
+        for (image, dir, item) in own.chain(others) {
+            let item = || item.clone();
+            for reason in damaged_data(&dir, &image.big_data, depth)? {
                 findings.add(item(), reason);
             }
             for top in image.top_layer.iter().chain(&image.mapped_layers) {
                 if layers.get(top).is_none() {
                     findings.add(item(), format!("its layer {top} is missing"));
-                } else if findings.has(&Item::Layer(top.clone())) {
+                } else if findings.has_layer(top) {
                     findings.add(item(), format!("its layer {top} is damaged"));
                 }
             }
@@ -164,14 +186,14 @@ impl Store {
             if let Some(image) = &container.image {
                 if !images.iter().any(|known| known.id == *image) {
                     findings.add(item(), format!("its image {image} is missing"));
-                } else if findings.has(&Item::Image(image.clone())) {
+                } else if findings.has_image(image) {
                     findings.add(item(), format!("its image {image} is damaged"));
                 }
             }
             if let Some(layer) = &container.layer {
                 if layers.get(layer).is_none() {
                     findings.add(item(), format!("its layer {layer} is missing"));
-                } else if findings.has(&Item::Layer(layer.clone())) {
+                } else if findings.has_layer(layer) {
                     findings.add(item(), format!("its layer {layer} is damaged"));
                 }
             }
@@ -194,11 +216,15 @@ impl Store {
     /// Forgets what was found of things that somebody has removed meanwhile.
     fn forget_gone(&self, findings: &mut Findings) -> Result<(), Error> {
         let layers = self.0.layers.read()?;
+        let all_layers = self.all_layers()?;
         let images = self.0.images.read()?;
+        let all_images = self.images()?;
         let containers = self.0.containers.read()?;
         findings.0.retain(|item, _| match item {
             Item::Layer(id) => layers.get(id.as_str()).is_some(),
             Item::Image(id) => images.get(id.as_str()).is_some(),
+            Item::ReadOnlyLayer(id) => all_layers.get(id).is_some(),
+            Item::ReadOnlyImage(id) => all_images.iter().any(|image| image.id == *id),
             Item::Container(id) => containers.get(id.as_str()).is_some(),
             Item::Leftover(path) => fs::symlink_metadata(path).is_ok(),
             Item::Table(_) => true,

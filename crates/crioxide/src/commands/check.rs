@@ -76,9 +76,12 @@ pub(super) fn run(invocation: &Invocation<'_>) -> Result<ExitCode> {
             tracing::warn!(error = format!("{error:#}"), "the store is removed");
             let store = Store::open_as_it_is(options::storage(invocation.settings)?);
             store.context("open the store")?.remove_all(force)?;
+            upkeep::forget_exits(invocation.settings, None)?;
             Ok(ExitCode::SUCCESS)
         }
-        other => other,
+        Err(error) => Err(error),
+        Ok(kept) if kept.is_empty() => Ok(ExitCode::SUCCESS),
+        Ok(kept) => bail!("{}; --force removes damaged containers", counts(&kept)),
     }
 }
 
@@ -99,8 +102,11 @@ fn look(invocation: &Invocation<'_>, options: &CheckOptions) -> Result<ExitCode>
     bail!("{}", counts(&damages))
 }
 
-/// Looks, and repairs.
-fn mend(invocation: &Invocation<'_>, options: &CheckOptions, force: bool) -> Result<ExitCode> {
+/// Looks, and repairs. Returns the damage that it is not for us to repair.
+///
+/// # Errors
+/// Something could not be repaired.
+fn mend(invocation: &Invocation<'_>, options: &CheckOptions, force: bool) -> Result<Vec<Damage>> {
     let place = options::storage(invocation.settings)?;
     tell(&storage::salvage_tables(&place).context("repair the store's records")?)?;
     let store = Store::open(place).context("open the store")?;
@@ -112,19 +118,18 @@ fn mend(invocation: &Invocation<'_>, options: &CheckOptions, force: bool) -> Res
         RepairContainers::Keep
     };
     let failed = store.repair(&damages, containers)?;
-    upkeep::forget_exits(invocation.settings, &store)?;
+    upkeep::forget_exits(invocation.settings, Some(&store))?;
     for error in &failed {
         tracing::error!(error = %error, "not repaired");
     }
-    let of_containers = damages.iter();
-    let of_containers = of_containers.filter(|damage| matches!(damage.item, Item::Container(_)));
-    let kept: Vec<Damage> = of_containers.cloned().collect();
-    if !force && !kept.is_empty() {
-        bail!("{}; --force removes them", counts(&kept));
-    }
+    let is_kept = |damage: &&Damage| match damage.item {
+        Item::Container(_) => !force,
+        Item::ReadOnlyLayer(_) | Item::ReadOnlyImage(_) => true,
+        _ => false,
+    };
     match failed.into_iter().next() {
         Some(error) => Err(error.into()),
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(damages.iter().filter(is_kept).cloned().collect()),
     }
 }
 
@@ -143,10 +148,16 @@ fn tell(damages: &[Damage]) -> Result<()> {
 /// How many things of each kind are damaged.
 fn counts(damages: &[Damage]) -> String {
     type IsOne = fn(&Item) -> bool;
-    let kinds: [(&str, IsOne); 5] = [
+    let kinds: [(&str, IsOne); 7] = [
         ("record", |item| matches!(item, Item::Table(_))),
         ("layer", |item| matches!(item, Item::Layer(_))),
+        ("read-only layer", |item| {
+            matches!(item, Item::ReadOnlyLayer(_))
+        }),
         ("image", |item| matches!(item, Item::Image(_))),
+        ("read-only image", |item| {
+            matches!(item, Item::ReadOnlyImage(_))
+        }),
         ("container", |item| matches!(item, Item::Container(_))),
         ("leftover", |item| matches!(item, Item::Leftover(_))),
     ];

@@ -48,6 +48,7 @@ pub(super) fn run(invocation: &Invocation<'_>) -> Result<ExitCode> {
         storage::salvage_tables(&place).context("repair the store's records")?;
         let store = Store::open_as_it_is(place.clone()).context("open the store")?;
         store.remove_all(false).context("remove the store")?;
+        upkeep::forget_exits(settings, None)?;
         markers::write(&done, "done")?;
     }
     if !force && settings.bool("crio", "internal_wipe") {

@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::manifest::{Document, Manifest, choose, is_schema_1};
 use crate::platform::Platform;
-use crate::reference::Reference;
 
 /// What of an image is not a layer; all digests are checked.
 #[derive(Debug)]

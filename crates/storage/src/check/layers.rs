@@ -1,5 +1,6 @@
 //! Layers: their parts, the layers below them, and their files against their archives.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 
@@ -15,8 +16,19 @@ impl Store {
         let layers = self.0.layers.read()?;
         let all = self.all_layers()?;
         // Whoever takes the lock next removes an incomplete one: that is no damage.
-        for layer in layers.rows.iter().filter(|layer| !layer.is_incomplete()) {
-            let item = || Item::Layer(layer.id.clone());
+        let mut every: Vec<_> = all.stores().flatten().collect();
+        let mut seen = HashSet::new();
+        every.retain(|layer| !layer.is_incomplete() && seen.insert(&layer.id));
+        for layer in &every {
+            let item = || {
+                let is_ours = layers.get(layer.id.as_str()).is_some();
+                let kind = if is_ours {
+                    Item::Layer
+                } else {
+                    Item::ReadOnlyLayer
+                };
+                kind(layer.id.clone())
+            };
             let missing = self.missing_parts(layer)?;
             let is_whole = missing.is_empty();
             for reason in missing {
@@ -37,18 +49,23 @@ impl Store {
         }
         // From each damaged layer up to all that stand on it.
         loop {
-            let above: Vec<_> = layers
-                .rows
+            let above: Vec<_> = every
                 .iter()
-                .filter(|layer| !findings.has(&Item::Layer(layer.id.clone())))
+                .filter(|layer| !findings.has_layer(&layer.id))
                 .filter_map(|layer| Some((layer.id.clone(), layer.parent.clone()?)))
-                .filter(|(_, parent)| findings.has(&Item::Layer(parent.clone())))
+                .filter(|(_, parent)| findings.has_layer(parent))
                 .collect();
             if above.is_empty() {
                 break;
             }
             for (id, parent) in above {
-                findings.add(Item::Layer(id), format!("its parent {parent} is damaged"));
+                let is_ours = layers.get(id.as_str()).is_some();
+                let item = if is_ours {
+                    Item::Layer(id)
+                } else {
+                    Item::ReadOnlyLayer(id)
+                };
+                findings.add(item, format!("its parent {parent} is damaged"));
             }
         }
         self.layers_without_record(findings)

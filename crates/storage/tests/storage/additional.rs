@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crioxide_storage::{CheckOptions, Depth, Error, ImageId, Options, Store};
+use crioxide_storage::{
+    CheckOptions, Depth, Error, ImageId, Item, Options, RepairContainers, Store,
+};
 use sys::mount::{Flags, bind, remount_bind};
 
 use crate::archive::{Archive, base};
@@ -315,4 +317,36 @@ fn images_can_have_a_root_of_their_own() {
             .count(),
         0
     );
+}
+
+#[test]
+fn damage_of_a_read_only_store_is_told_and_left_alone() {
+    let (theirs, ours) = (TestStore::new(), TestStore::new());
+    let id = theirs.image(&[base(), text("x", "y")], &["localhost/theirs:1"]);
+    let with = Options {
+        additional: vec![theirs.path().join("root")],
+        ..options(ours.path())
+    };
+    let store = Store::open(with).unwrap();
+    let made = store
+        .create_container(new_container("c", Some(&id)))
+        .unwrap();
+    let digest = crioxide_storage::Digest::of(&base());
+    let bottom = store.layer_for(&digest, None).unwrap().unwrap();
+    fs::write(theirs.diff(&bottom).join("etc/hostname"), "best\n").unwrap();
+    let damages = store.check(&everything()).unwrap();
+    let items: Vec<_> = damages.iter().map(|damage| &damage.item).collect();
+    for item in [
+        Item::ReadOnlyLayer(bottom.clone()),
+        Item::ReadOnlyImage(id),
+        Item::Layer(made.layer.clone().unwrap()),
+        Item::Container(made.id.clone()),
+    ] {
+        assert!(items.contains(&&item), "{item}: {damages:?}");
+    }
+    let failed = store.repair(&damages, RepairContainers::All).unwrap();
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(store.containers().unwrap().is_empty());
+    assert!(theirs.diff(&bottom).is_dir());
+    assert_eq!(store.images().unwrap().len(), 1);
 }

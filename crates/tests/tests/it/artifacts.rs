@@ -8,7 +8,7 @@ use testkit::requests::container;
 use tonic::Code;
 
 use crate::fixture::{self, Fixture};
-use crate::shared_store::{peer, tree};
+use crate::peers::{peer, tree};
 
 fn files() -> MadeArtifact {
     ArtifactMaker::new()

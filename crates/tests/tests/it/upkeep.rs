@@ -86,12 +86,12 @@ async fn a_changed_file_is_found_and_the_image_repaired_by_pulling_it_again() ->
     let (fine, text) = command(&f.node, &["check", "--quick"])?;
     assert!(!fine && text.contains("busybox has changed"), "{text}");
     assert!(
-        text.contains("1 image errors, 1 container errors"),
+        text.contains("1 image errors, 0 read-only image errors, 1 container errors"),
         "{text}"
     );
     // Without --force the container stays, and with it what it needs.
     let (fine, text) = command(&f.node, &["check", "--repair"])?;
-    assert!(!fine && text.contains("--force removes them"), "{text}");
+    assert!(!fine && text.contains("is in use by container"), "{text}");
     let (fine, text) = command(&f.node, &["check", "--repair", "--force"])?;
     assert!(fine, "{text}");
     let (fine, text) = command(&f.node, &["check"])?;
@@ -101,6 +101,61 @@ async fn a_changed_file_is_found_and_the_image_repaired_by_pulling_it_again() ->
     assert_eq!((images(&f.node).await?, pods(&f.node).await?), (0, 1));
     f.node.pull(&f.image).await?;
     exited_once(&f, &pod).await?;
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_pod_has_no_record_is_found_and_removed() -> Result<()> {
+    let mut f = fixture::node().await?;
+    let pod = f.node.run_pod("whole").await?;
+    let config = container("stray", &f.image, &["true"]);
+    let stray = f.node.run(&pod, config).await?;
+    f.node.exited(&stray).await?;
+    let request = v1::StopPodSandboxRequest {
+        pod_sandbox_id: pod.clone(),
+    };
+    f.node.client().runtime().stop_pod_sandbox(request).await?;
+    f.node.stop_daemon()?;
+    let path = f
+        .node
+        .storage()
+        .join("overlay-containers/volatile-containers.json");
+    let mut rows: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(&path)?)?;
+    rows.retain(|row| row["id"] != pod.as_str());
+    fs::write(&path, serde_json::to_vec(&rows)?)?;
+    let (fine, text) = command(&f.node, &["check", "--quick"])?;
+    let told = format!("container {stray}: its pod {pod} has no record");
+    assert!(!fine && text.contains(&told), "{text}");
+    assert!(
+        text.contains(&format!("{pod}: no record names it")),
+        "{text}"
+    );
+    let (fine, text) = command(&f.node, &["check", "--repair", "--force"])?;
+    assert!(fine, "{text}");
+    assert_eq!(records(&f.node)?, "[]");
+    f.node.start_daemon().await?;
+    assert_eq!((images(&f.node).await?, pods(&f.node).await?), (1, 0));
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_can_t_be_repaired_is_removed_where_somebody_says_so() -> Result<()> {
+    let mut f = fixture::node().await?;
+    let pod = f.node.run_pod("lost").await?;
+    exited_once(&f, &pod).await?;
+    let request = v1::StopPodSandboxRequest {
+        pod_sandbox_id: pod,
+    };
+    f.node.client().runtime().stop_pod_sandbox(request).await?;
+    f.node.stop_daemon()?;
+    fs::write(file_of_image(&f.node, "bin/busybox")?, "nothing of it")?;
+    // Its container stays without --force, so the image can't go.
+    let (fine, text) = command(&f.node, &["check", "--repair", "--wipe"])?;
+    assert!(fine && text.contains("the store is removed"), "{text}");
+    assert!(!f.node.storage().exists());
+    f.node.start_daemon().await?;
+    assert_eq!((images(&f.node).await?, pods(&f.node).await?), (0, 0));
+    f.node.pull(&f.image).await?;
     f.node.finish().await
 }
 
