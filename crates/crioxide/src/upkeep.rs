@@ -4,7 +4,7 @@
 //! Where CRI-O would remove the whole store because a repair at its start failed, we only say so: our
 //! layers are synced before they are recorded, and an operator has `crioxide check --repair --wipe`.
 //! Pods are kept over a reboot, with the exit codes that were told, unless somebody sets
-//! `internal_wipe`, which CRI-O has as its default.
+//! `internal_wipe`: CRI-O's default is true, ours is false.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -59,8 +59,7 @@ pub(crate) async fn wipe(
     pods: &pods::Pods,
     images: &image::Images,
 ) {
-    let asked = settings.is_set("crio", "internal_wipe") && settings.bool("crio", "internal_wipe");
-    if !asked || !(markers.rebooted || markers.upgraded) {
+    if !settings.bool("crio", "internal_wipe") || !(markers.rebooted || markers.upgraded) {
         return;
     }
     let snapshot = pods.snapshot();

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::repair::RepairContainers;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::tables::records as salvaged;
 pub use self::tables::{check_tables, salvage_tables};
 use crate::error::Context;
 use crate::record::BigData;

@@ -35,11 +35,10 @@ pub(crate) fn prepare(paths: &Paths) -> Result<(), Error> {
     for overlay in paths.own_overlays() {
         driver::make_dirs(&overlay, 0o700)?;
         driver::make_dirs(&overlay.join("l"), 0o755)?;
+        driver::make_dirs(&staging::staging_of(&overlay), 0o700)?;
         directory_types(&overlay)?;
     }
-    for dir in [paths.staging(), paths.run_root().join("overlay")] {
-        driver::make_dirs(&dir, 0o700)?;
-    }
+    driver::make_dirs(&paths.run_root().join("overlay"), 0o700)?;
     if paths.is_split() {
         driver::make_dirs(&table_of(paths.image_root(), "layers"), 0o700)?;
     }
@@ -156,7 +155,9 @@ fn is_torn(path: &Path) -> Result<bool, Error> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         read => {
-            Ok(serde_json::from_slice::<serde::de::IgnoredAny>(&read.at("read", path)?).is_err())
+            let bytes = read.at("read", path)?;
+            let text = std::str::from_utf8(&bytes).unwrap_or_default();
+            Ok(serde_json::from_str::<serde::de::IgnoredAny>(text).is_err())
         }
     }
 }

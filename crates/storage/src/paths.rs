@@ -65,7 +65,7 @@ impl Paths {
         overlays
     }
     pub(crate) fn staging(&self) -> PathBuf {
-        self.image_overlay().join("staging")
+        crate::staging::staging_of(&self.image_overlay())
     }
 
     /// A layer's directory, in whatever root it is.

@@ -31,8 +31,17 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
+    /// For an image's layer on its way in or out.
     pub(crate) fn new(paths: &Paths) -> Result<Self, Error> {
-        let base = paths.staging();
+        Self::within(paths, &paths.staging())
+    }
+
+    /// For a container's layer on its way out: on the disk that it is on.
+    pub(crate) fn for_containers(paths: &Paths) -> Result<Self, Error> {
+        Self::within(paths, &staging_of(&paths.overlay()))
+    }
+
+    fn within(paths: &Paths, base: &Path) -> Result<Self, Error> {
         loop {
             let name = &crate::ids::random_hex()[..16];
             let (path, tar_split) = (base.join(name), paths.table("layers").join(waiting(name)));
@@ -144,9 +153,20 @@ impl Drop for Staging {
 
 /// Removes staging directories that no live process owns.
 pub(crate) fn sweep(paths: &Paths) -> Result<(), Error> {
-    let base = paths.staging();
-    for entry in fs::read_dir(&base).at("list", &base)? {
-        let path = entry.at("list", &base)?.path();
+    for overlay in paths.own_overlays() {
+        sweep_directories(&staging_of(&overlay))?;
+    }
+    sweep_tar_splits(paths)
+}
+
+/// Where staging directories are in a driver's directory.
+pub(crate) fn staging_of(overlay: &Path) -> PathBuf {
+    overlay.join("staging")
+}
+
+fn sweep_directories(base: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(base).at("list", base)? {
+        let path = entry.at("list", base)?.path();
         let Ok(lock) = LockFile::open(&path.join(LOCK)) else {
             continue;
         };
@@ -155,7 +175,7 @@ pub(crate) fn sweep(paths: &Paths) -> Result<(), Error> {
             fs::remove_dir_all(&path).at("remove", &path)?;
         }
     }
-    sweep_tar_splits(paths)
+    Ok(())
 }
 
 /// Removes waiting tar-splits whose staging directory is gone.
@@ -171,7 +191,9 @@ fn sweep_tar_splits(paths: &Paths) -> Result<(), Error> {
         });
         let Some(staging) = staging else { continue };
         // Its owner made the directory before and removes it after the file.
-        if fs::symlink_metadata(paths.staging().join(staging)).is_err() {
+        let overlays = paths.own_overlays();
+        let mut owners = overlays.iter().map(|o| staging_of(o).join(staging));
+        if owners.all(|owner| fs::symlink_metadata(owner).is_err()) {
             match fs::remove_file(entry.path()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).at("remove", entry.path());

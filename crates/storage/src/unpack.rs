@@ -45,11 +45,26 @@ impl Store {
     /// [`Error::Read`] with the reader's own error, [`Error::Archive`], [`Error::TooLarge`],
     /// [`Error::Io`]. Nothing stays on disk then.
     pub fn unpack(&self, tar: impl Read, limits: UnpackLimits) -> Result<StagedLayer, Error> {
-        let staging = Staging::new(self.paths())?;
-        staging.make_layer_dirs()?;
-        let stream = Stream::new(Source::new(tar, limits.bytes), limits.entries);
-        Unpacking::new(staging, stream, limits)?.run()
+        unpack(Staging::new(self.paths())?, tar, limits)
     }
+
+    /// The same for what is to fill a container's layer ([`Store::fill`]): on the disk that it is on.
+    ///
+    /// # Errors
+    /// As [`Store::unpack`].
+    pub fn unpack_changes(
+        &self,
+        tar: impl Read,
+        limits: UnpackLimits,
+    ) -> Result<StagedLayer, Error> {
+        unpack(Staging::for_containers(self.paths())?, tar, limits)
+    }
+}
+
+fn unpack(staging: Staging, tar: impl Read, limits: UnpackLimits) -> Result<StagedLayer, Error> {
+    staging.make_layer_dirs()?;
+    let stream = Stream::new(Source::new(tar, limits.bytes), limits.entries);
+    Unpacking::new(staging, stream, limits)?.run()
 }
 
 struct Unpacking<R> {

@@ -259,12 +259,13 @@ pub(crate) fn fill(
     let staged = if unpacked.changes {
         let changes = from.join(CHANGES);
         let file = File::open(&changes).map_err(Error::io("open", &changes))?;
-        let staged = store.unpack(io::Cursor::new(marks.into_inner()).chain(file), limits)?;
+        let staged =
+            store.unpack_changes(io::Cursor::new(marks.into_inner()).chain(file), limits)?;
         std::fs::remove_file(&changes).map_err(Error::io("remove", changes))?;
         staged
     } else {
         let marks = marks.finish().map_err(Error::io("write", DELETED))?;
-        store.unpack(&marks[..], limits)?
+        store.unpack_changes(&marks[..], limits)?
     };
     Ok(store.fill(&node::record_id(id.as_str())?, staged)?)
 }

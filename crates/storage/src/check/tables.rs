@@ -137,7 +137,7 @@ fn write<R: Serialize>(path: &Path, records: &[R], is_volatile: bool) -> Result<
 }
 
 /// The records of a JSON array up to where it stops being one, and why it does.
-fn records(json: &[u8]) -> (Vec<Box<RawValue>>, Option<serde_json::Error>) {
+pub(crate) fn records(json: &[u8]) -> (Vec<Box<RawValue>>, Option<serde_json::Error>) {
     let mut records = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let torn = deserializer

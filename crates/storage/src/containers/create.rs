@@ -104,7 +104,7 @@ impl Store {
         if let Some(row) = layers.get_mut(id.as_str()) {
             row.mark_incomplete();
         }
-        let undone = Staging::new(self.paths())
+        let undone = Staging::for_containers(self.paths())
             .and_then(|trash| open::remove_incomplete(self.paths(), layers, &trash));
         if let Err(error) = undone {
             tracing::warn!(layer = %id, %error, "writable layer not removed");

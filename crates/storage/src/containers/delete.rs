@@ -15,7 +15,7 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`], [`Error::Io`].
     pub fn delete_container(&self, id: &ContainerId) -> Result<(), Error> {
-        let trash = Staging::new(self.paths())?;
+        let trash = Staging::for_containers(self.paths())?;
         let mut layers = self.write_layers()?;
         let mut containers = self.0.containers.write()?;
         let row = containers.get(id.as_str()).map(Arc::clone);

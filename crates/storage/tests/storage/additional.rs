@@ -317,6 +317,17 @@ fn images_can_have_a_root_of_their_own() {
             .count(),
         0
     );
+    // What a killed process left in either root is swept.
+    for root in ["root", "images"] {
+        let dead = test.path().join(root).join("overlay/staging/dead");
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join("staging.lock"), "").unwrap();
+    }
+    Store::open(split(test.path())).unwrap();
+    for root in ["root", "images"] {
+        let dead = test.path().join(root).join("overlay/staging/dead");
+        assert!(!dead.try_exists().unwrap(), "{root}");
+    }
 }
 
 #[test]

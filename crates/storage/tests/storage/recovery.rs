@@ -11,7 +11,7 @@ use crate::peers::new_container;
 
 #[test]
 fn torn_volatile_tables_are_made_again_from_the_containers_directories() {
-    for torn in [&b""[..], b"[{\"id\":", b"\0\0\0\0"] {
+    for torn in [&b""[..], b"[{\"id\":", b"\0\0\0\0", b"[{\"id\":\"\xff\"}]"] {
         let store = TestStore::new();
         let image = store.image(&[base()], &["localhost/a:1"]);
         let made = store
