@@ -12,8 +12,10 @@ pub(crate) const KEY_BYTES: u64 = 4 << 20;
 pub const SIGNATURE_BYTES: usize = 4 << 20;
 /// Signatures of one image that are looked at (containers/image).
 pub const SIGNATURES: usize = 128;
-/// Bytes of what a signature is made over, decompressed (ours; it is a short JSON text).
-pub(crate) const PAYLOAD_BYTES: usize = 1 << 20;
+/// Bytes of an OpenPGP message, as it comes and unpacked (ours): twice what it may sign.
+pub(crate) const MESSAGE_BYTES: usize = 512 << 10;
+/// Bytes of what a signature is made over (ours; it is a short JSON text).
+pub(crate) const PAYLOAD_BYTES: usize = 256 << 10;
 /// Bytes of an image's name (distribution-spec).
 pub(crate) const NAME_BYTES: usize = 255;
 /// Bytes of a tag (distribution-spec).

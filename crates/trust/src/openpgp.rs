@@ -4,14 +4,14 @@
 //! message may be, which kinds of signatures count, and when signatures and keys are out of date or
 //! revoked. The decisions are those of GnuPG, which containers/image asks.
 
-use std::io::Read;
+use std::io::{Cursor, Read};
 
 use pgp::composed::{Deserializable, Message, SignedPublicKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType, SignatureVersion, SubpacketData};
 use pgp::types::KeyDetails;
 
-use crate::limits::PAYLOAD_BYTES;
+use crate::limits::{MESSAGE_BYTES, PAYLOAD_BYTES};
 use crate::time::Now;
 
 mod keys;
@@ -112,11 +112,7 @@ fn collect(parsed: pgp::errors::Result<Parsed<'_>>) -> Result<Vec<SignedPublicKe
 
 /// Opens a message and reads its content, which verifying needs.
 fn read(bytes: &[u8]) -> Result<(Message<'_>, Vec<u8>), String> {
-    let broken = |error: pgp::errors::Error| format!("no OpenPGP message: {error}");
-    let mut message = Message::from_bytes(bytes).map_err(broken)?;
-    if message.is_compressed() {
-        message = message.decompress().map_err(broken)?;
-    }
+    let mut message = open(bytes)?;
     // What is compressed within is not what was signed; so only a literal may be in there.
     match &message {
         Message::Signed { reader, .. } if reader.num_signatures() == 1 => {}
@@ -126,14 +122,40 @@ fn read(bytes: &[u8]) -> Result<(Message<'_>, Vec<u8>), String> {
     if message.literal_data_header().is_none() {
         return Err("the OpenPGP message does not sign a literal".to_owned());
     }
-    let mut payload = Vec::new();
-    let mut bounded = (&mut message).take(PAYLOAD_BYTES as u64 + 1);
-    let read = bounded.read_to_end(&mut payload);
-    read.map_err(|error| format!("no OpenPGP message: {error}"))?;
-    if payload.len() > PAYLOAD_BYTES {
-        return Err(format!("the message signs more than {PAYLOAD_BYTES} bytes"));
-    }
+    let payload = bounded(&mut message, PAYLOAD_BYTES)?;
     Ok((message, payload))
+}
+
+/// Opens a message, and the one that is compressed in it. That is unpacked first, within bounds: a
+/// few bytes could be millions of packets, and each takes memory.
+fn open(bytes: &[u8]) -> Result<Message<'_>, String> {
+    let broken = |error: pgp::errors::Error| format!("no OpenPGP message: {error}");
+    if bytes.len() > MESSAGE_BYTES {
+        return Err(format!(
+            "an OpenPGP message of more than {MESSAGE_BYTES} bytes"
+        ));
+    }
+    match Message::from_bytes(bytes).map_err(broken)? {
+        Message::Compressed { reader, .. } => {
+            let reader = reader.decompress();
+            let reader = reader.map_err(|error| format!("no OpenPGP message: {error}"))?;
+            let unpacked = bounded(reader, MESSAGE_BYTES)?;
+            Message::from_bytes(Cursor::new(unpacked)).map_err(broken)
+        }
+        message => Ok(message),
+    }
+}
+
+fn bounded(from: impl Read, limit: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = from.take(limit as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| format!("no OpenPGP message: {error}"))?;
+    if bytes.len() > limit {
+        return Err(format!(
+            "an OpenPGP message has more than {limit} bytes in it"
+        ));
+    }
+    Ok(bytes)
 }
 
 fn the_signature<'a>(message: &'a Message<'_>) -> Result<&'a Signature, String> {

@@ -245,14 +245,38 @@ fn weak_digests_and_other_kinds_of_messages_are_refused() {
 }
 
 #[test]
-fn what_is_signed_may_not_be_endless() {
+fn what_is_in_a_message_may_not_be_endless() {
     let gpg = Gpg::new().unwrap();
     gpg.key("a@x.io", "ed25519", "never").unwrap();
     let keys = ring(&[gpg.export("a@x.io").unwrap()]);
     let zeros = vec![b' '; 8 << 20];
     let bomb = gpg.sign("a@x.io", &zeros).unwrap();
     assert!(bomb.len() < 100_000);
-    refused(&keys, &bomb, now(), "signs more than");
+    refused(&keys, &bomb, now(), "bytes in it");
+    let large = gpg.sign_with(&["--compress-algo", "none"], "a@x.io", &zeros[..300_000]);
+    refused(&keys, &large.unwrap(), now(), "bytes in it");
+    let larger = gpg.sign_with(&["--compress-algo", "none"], "a@x.io", &zeros);
+    refused(&keys, &larger.unwrap(), now(), "more than");
+    // A million packets that each announce a signature.
+    let mut begins = Vec::new();
+    let id = gpg
+        .sign_with(&["--compress-algo", "none"], "a@x.io", b"")
+        .unwrap();
+    let length = 2 + usize::from(id[1]);
+    for _ in 0..1_000_000 {
+        begins.extend(&id[..length]);
+    }
+    let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut packed, &begins).unwrap();
+    let packed = packed.finish().unwrap();
+    let mut flood = vec![0xc8, 0xff];
+    flood.extend(u32::try_from(packed.len() + 1).unwrap().to_be_bytes());
+    flood.push(1);
+    flood.extend(packed);
+    assert!(flood.len() < 100_000, "{}", flood.len());
+    refused(&keys, &flood, now(), "bytes in it");
+    let one = keys.verify(&begins[..length * 10], now()).unwrap_err();
+    assert!(one.contains("no OpenPGP message"), "{one}");
 }
 
 #[test]
