@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use cri::v1;
@@ -47,8 +47,16 @@ fn names(node: &Node, dir: &str) -> Result<Vec<String>> {
 
 /// Fails on anything in the store that is neither whole nor recorded.
 fn nothing_is_left(node: &Node, when: &str) -> Result<()> {
-    let staging = names(node, "overlay/staging")?;
-    ensure!(staging.is_empty(), "{when}: staging has {staging:?}");
+    // The daemon may still be removing what it found: that goes by the same directory.
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let staging = names(node, "overlay/staging")?;
+        if staging.is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < end, "{when}: staging has {staging:?}");
+        std::thread::yield_now();
+    }
     let files = names(node, "overlay-layers")?;
     let records = fs::read_to_string(node.storage().join("overlay-layers/layers.json"));
     let records = records.unwrap_or_default();
