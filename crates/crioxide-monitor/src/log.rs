@@ -53,8 +53,12 @@ pub(crate) enum Command {
     Begin { id: Id, terminal: Option<OwnedFd> },
     /// Opens the log anew; answered by [`Notice::Reopened`].
     Reopen { id: Id, token: u64 },
-    /// Copies the output of stdout and stderr to descriptors.
-    Attach { id: Id, fds: [Option<OwnedFd>; 2] },
+    /// Copies the output of stdout and stderr to descriptors; answered by [`Notice::Attached`].
+    Attach {
+        id: Id,
+        fds: [Option<OwnedFd>; 2],
+        token: u64,
+    },
     /// The container has ended: reads to the end, writes all; answered by [`Notice::Drained`].
     Drain { id: Id },
     /// Forgets it.
@@ -68,6 +72,7 @@ pub(crate) enum Command {
 pub(crate) enum Notice {
     Added { id: Id, result: io::Result<()> },
     Reopened { token: u64, result: io::Result<()> },
+    Attached { token: u64 },
     Drained { id: Id },
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Server {
     containers: Vec<Container>,
     calls: Vec<(Call, What)>,
     reopening: Vec<(u64, Ask)>,
+    /// Clients whose output is not copied yet, each with what it writes to.
+    attaching: Vec<(u64, Ask, Option<OwnedFd>)>,
     /// Statuses of processes that no container knew when they were reaped.
     unknown: VecDeque<(Pid, Status)>,
     next: u64,
@@ -124,6 +126,7 @@ impl Server {
             containers: Vec::new(),
             calls: Vec::new(),
             reopening: Vec::new(),
+            attaching: Vec::new(),
             unknown: VecDeque::with_capacity(limits::UNKNOWN_STATUSES),
             next: 1,
             quitting: false,
@@ -263,6 +266,7 @@ impl Server {
                         self.answer(ask, result.map_err(|err| failed("reopen log", &err)));
                     }
                 }
+                Notice::Attached { token } => self.attached(token),
                 Notice::Drained { id } => self.drained(&id),
             }
         }

@@ -152,7 +152,7 @@ impl Worker {
                 };
                 self.outbox.send(Notice::Reopened { token, result });
             }
-            Command::Attach { id, fds } => {
+            Command::Attach { id, fds, token } => {
                 if let Some(source) = find(&mut self.sources, &id) {
                     for (at, fd) in fds.into_iter().enumerate() {
                         if let Some(fd) = fd {
@@ -160,6 +160,7 @@ impl Worker {
                         }
                     }
                 }
+                self.outbox.send(Notice::Attached { token });
             }
             Command::Drain { id } => match find(&mut self.sources, &id) {
                 // Done, and told, with all else that is due.

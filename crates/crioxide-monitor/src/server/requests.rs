@@ -22,15 +22,11 @@ impl Server {
                 stdin,
                 stdout,
                 stderr,
-            } => match self.attach(&id, stdin, [stdout, stderr], fds) {
-                Ok(stdin) => {
-                    let reply = Reply::Attached {
-                        stdin: stdin.is_some(),
-                    };
-                    return self.reply(ask, reply, stdin.into_iter().collect());
-                }
-                Err(refusal) => Some(Err(refusal)),
-            },
+                // Answered later.
+            } => self
+                .attach(ask, &id, stdin, [stdout, stderr], fds)
+                .err()
+                .map(Err),
             Request::Signal { id, signal } => Some(self.signal(&id, signal)),
             Request::KillAll { id } => Some(self.kill_all(&id)),
             Request::KillExec { id, exec } => Some(self.kill_exec(&id, &exec)),
@@ -153,13 +149,16 @@ impl Server {
         sys::pty::resize(terminal.as_fd(), rows, columns).map_err(|err| failed("resize", &err))
     }
 
+    /// Answered by [`Self::attached`]: who may write before its output is copied would miss what the
+    /// container says to that.
     fn attach(
         &mut self,
+        ask: Ask,
         id: &Id,
         stdin: bool,
         wanted: [bool; 2],
         fds: Vec<OwnedFd>,
-    ) -> Result<Option<OwnedFd>, Refusal> {
+    ) -> Result<(), Refusal> {
         let container = self.find(id)?;
         if !container.has_init() {
             return Err((
@@ -179,11 +178,29 @@ impl Server {
         };
         let mut fds = fds.into_iter();
         let fds = wanted.map(|wanted| if wanted { fds.next() } else { None });
+        let token = self.next_number();
+        self.attaching.push((token, ask, writer));
         self.log.send(Command::Attach {
             id: id.clone(),
             fds,
+            token,
         });
-        Ok(writer)
+        Ok(())
+    }
+
+    /// The output of a client is copied from now on.
+    pub(super) fn attached(&mut self, token: u64) {
+        let found = self
+            .attaching
+            .iter()
+            .position(|(known, ..)| *known == token);
+        if let Some(at) = found {
+            let (_, ask, stdin) = self.attaching.swap_remove(at);
+            let reply = Reply::Attached {
+                stdin: stdin.is_some(),
+            };
+            self.reply(ask, reply, stdin.into_iter().collect());
+        }
     }
 
     fn reopen_log(&mut self, ask: Ask, id: Id) -> Result<(), Refusal> {

@@ -136,7 +136,7 @@ async fn a_stdin_that_stays_open_outlives_its_clients() -> Result<()> {
         for round in 0..3 {
             let url = attach(&f.node, &id, &[0, 1]).await?;
             let mut remote = Remote::connect(&url, transport, &[0, 1]).await?;
-            // Output is copied from when the client is attached: a first answer may be missed.
+            // Output is copied from before the client may write: no answer is missed.
             remote.writer.send(0, b"first\n").await?;
             remote.reader.until("got first").await?;
             let line = format!("{round}\n");
