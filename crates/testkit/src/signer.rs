@@ -23,6 +23,21 @@ pub fn payload(kind: &str, reference: &str, digest: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// Runs OpenSSL in a directory; what it wrote.
+///
+/// # Errors
+/// It fails; its words are in the text.
+pub fn openssl(directory: &Path, args: &str, stdin: &[u8]) -> Result<Vec<u8>> {
+    let program = Program {
+        cwd: Some(directory.to_owned()),
+        ..Program::new(OPENSSL, Duration::from_secs(60))
+    };
+    let output = run(&program.args(args.split_whitespace()).stdin(stdin))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "openssl {args}: {words}");
+    Ok(output.stdout)
+}
+
 /// A GnuPG home of its own; its agent ends when this is dropped.
 #[derive(Debug)]
 pub struct Gpg {
@@ -218,15 +233,7 @@ impl OpenSsl {
     }
 
     fn run(&self, args: &str, stdin: &[u8]) -> Result<Vec<u8>> {
-        let program = Program {
-            cwd: Some(self.dir.path().to_owned()),
-            ..Program::new(OPENSSL, Duration::from_secs(60))
-        };
-        let program = program.args(args.split(' ')).stdin(stdin);
-        let output = run(&program)?;
-        let words = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "openssl {args}: {words}");
-        Ok(output.stdout)
+        openssl(self.dir.path(), args, stdin)
     }
 
     /// Makes `NAME.key` and `NAME.pub`; `kind` is what follows `genpkey`.

@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use sys::spawn::{Program, run};
 
-const OPENSSL: &str = "/usr/bin/openssl";
+use crate::signer::openssl;
 
 /// The service; its thread ends with it.
 #[derive(Debug)]
@@ -36,8 +35,13 @@ impl TokenServer {
         openssl(
             directory,
             "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=issuer -days 2",
+            b"",
         )?;
-        openssl(directory, "x509 -in cert.pem -outform DER -out cert.der")?;
+        openssl(
+            directory,
+            "x509 -in cert.pem -outform DER -out cert.der",
+            b"",
+        )?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let addr = listener.local_addr()?;
         let (over, given): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
@@ -152,20 +156,6 @@ fn token(files: &Path, target: &str) -> Result<String> {
     let text = tempfile::NamedTempFile::new_in(files)?;
     std::fs::write(text.path(), &signed)?;
     let sign = format!("dgst -sha256 -sign key.pem {}", text.path().display());
-    let signature = BASE64_URL_SAFE_NO_PAD.encode(openssl(files, &sign)?);
+    let signature = BASE64_URL_SAFE_NO_PAD.encode(openssl(files, &sign, b"")?);
     Ok(format!("{signed}.{signature}"))
-}
-
-fn openssl(directory: &Path, arguments: &str) -> Result<Vec<u8>> {
-    let program = Program {
-        cwd: Some(directory.to_owned()),
-        ..Program::new(OPENSSL, Duration::from_secs(60))
-    };
-    let output = run(&program.args(arguments.split(' ')).env("PATH", "/usr/bin"))?;
-    ensure!(
-        output.status.success(),
-        "openssl {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(output.stdout)
 }

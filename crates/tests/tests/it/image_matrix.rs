@@ -1,7 +1,6 @@
 //! Images that real tools make, in each format and compression, at registries of each kind and in
 //! files: we pull or load them, run them, and podman and skopeo use what is then in our store.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,6 +9,7 @@ use sys::spawn::{Program, run};
 use testkit::node::{self, Node, Options};
 use testkit::registry::Registry;
 use testkit::requests::container;
+use testkit::signer::openssl;
 use testkit::token_server::TokenServer;
 
 use crate::fixture;
@@ -70,20 +70,6 @@ fn load(node: &Node, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn certificate(directory: &Path) -> Result<()> {
-    let arguments = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=tls \
-                     -addext subjectAltName=IP:127.0.0.1 -days 2";
-    let program = Program {
-        cwd: Some(directory.to_owned()),
-        ..Program::new("/usr/bin/openssl", Duration::from_secs(60))
-    };
-    let output = run(&program
-        .args(arguments.split_whitespace())
-        .env("PATH", "/usr/bin"))?;
-    ensure!(output.status.success(), "{output:?}");
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_real_tools_make_is_pulled_run_and_given_back() -> Result<()> {
     if tree().is_none() {
@@ -93,7 +79,9 @@ async fn what_real_tools_make_is_pulled_run_and_given_back() -> Result<()> {
         .prefix("crixr-")
         .tempdir_in("/var/tmp")?;
     let dir = |name: &str| directory.path().join(name);
-    certificate(directory.path())?;
+    let certificate = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=tls \
+                       -addext subjectAltName=IP:127.0.0.1 -days 2";
+    openssl(directory.path(), certificate, b"")?;
     let tls = Registry::start_tls(&dir("tls"), &dir("cert.pem"), &dir("key.pem"), None)?;
     let basic = Registry::start_basic(&dir("basic"), USER, BCRYPT)?;
     let tokens = TokenServer::start(&dir("tokens"), USER, PASSWORD)?;
