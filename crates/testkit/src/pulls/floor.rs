@@ -130,11 +130,28 @@ fn unpack(tar: impl Read, into: &Path) -> Result<()> {
         match block[156] {
             b'5' => fs::create_dir_all(path)?,
             b'0' => {
-                std::io::copy(&mut (&mut tar).take(size), &mut File::create(path)?)?;
-                let padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
-                std::io::copy(&mut (&mut tar).take(padding), &mut std::io::sink())?;
+                let size = usize::try_from(size)?;
+                pass(&mut tar, size, &mut File::create(path)?)?;
+                pass(
+                    &mut tar,
+                    size.next_multiple_of(BLOCK) - size,
+                    &mut std::io::sink(),
+                )?;
             }
             kind => bail!("an entry of type {kind}"),
         }
     }
+}
+
+/// Straight from the buffer: the small pieces of `std::io::copy` would not be a floor.
+fn pass(from: &mut impl BufRead, mut left: usize, to: &mut impl Write) -> Result<()> {
+    while left > 0 {
+        let piece = from.fill_buf()?;
+        ensure!(!piece.is_empty(), "the archive ends within a file");
+        let length = piece.len().min(left);
+        to.write_all(&piece[..length])?;
+        from.consume(length);
+        left -= length;
+    }
+    Ok(())
 }
