@@ -29,6 +29,7 @@ use options::Asked;
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
+    sys::memory::stay_small();
     let outcome = match options::parse(std::env::args_os().skip(1)) {
         Ok(Asked::Run(options)) => start::run(options).map_err(|err| err.to_string()),
         Ok(Asked::Help) => say(options::USAGE),

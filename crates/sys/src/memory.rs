@@ -12,3 +12,19 @@ pub fn limit_arenas(count: i32) {
     #[cfg(not(target_env = "gnu"))]
     let _: i32 = count;
 }
+
+/// Has glibc's allocator give back what is freed, for a process that lives long and needs little
+/// (mallopt(3)): one arena, 16 KiB at most kept at the heap's top, and a mapping of its own for
+/// whatever is as large. Nothing elsewhere.
+#[allow(unsafe_code, reason = "mallopt is a C function")]
+pub fn stay_small() {
+    limit_arenas(1);
+    #[cfg(target_env = "gnu")]
+    {
+        const KEPT: i32 = 16 << 10;
+        for threshold in [libc::M_TRIM_THRESHOLD, libc::M_MMAP_THRESHOLD] {
+            // SAFETY: as above.
+            unsafe { libc::mallopt(threshold, KEPT) };
+        }
+    }
+}
