@@ -13,8 +13,7 @@ use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::manifest::Document;
 use crate::pull::PullRequest;
-use crate::reference::{ImageName, Reference, full_id, is_id_prefix};
-use crate::registries::Registries;
+use crate::reference::{Reference, full_id, is_id_prefix};
 
 /// Entries of one artifact, one for each of its names.
 type Entries = Vec<Arc<StoredArtifact>>;
@@ -215,16 +214,7 @@ impl Shared {
         if full_id(text).is_some() || all.is_empty() {
             return Ok(None);
         }
-        let name: ImageName = text.parse()?;
-        let options = &self.puller.options;
-        let candidates = match &name {
-            ImageName::Full(reference) => vec![reference.clone()],
-            ImageName::Short(_) => {
-                Registries::load(&options.registries_conf, &options.registries_conf_dir)?
-                    .stored_candidates(&name)?
-            }
-        };
-        for reference in candidates {
+        for reference in self.stored_candidates(text)? {
             let has = |entries: &Entries| entries.iter().any(|entry| is_named(entry, &reference));
             if let Some(at) = all.iter().position(has) {
                 return Ok(Some((all.swap_remove(at), Some(reference))));

@@ -64,21 +64,23 @@ impl Shared {
         if full_id(text).is_some() {
             return Ok(None);
         }
-        let name: ImageName = text.parse()?;
-        let options = &self.puller.options;
-        let candidates = match &name {
-            ImageName::Full(reference) => vec![reference.clone()],
-            ImageName::Short(_) => {
-                Registries::load(&options.registries_conf, &options.registries_conf_dir)?
-                    .stored_candidates(&name)?
-            }
-        };
-        for reference in candidates {
+        for reference in self.stored_candidates(text)? {
             if let Some(image) = images.iter().find(|image| has_name(image, &reference)) {
                 return Ok(Some(Found::ByName(Arc::clone(image), reference)));
             }
         }
         Ok(None)
+    }
+
+    /// The references that a name may mean among what is stored.
+    pub(super) fn stored_candidates(&self, text: &str) -> Result<Vec<Reference>> {
+        let name: ImageName = text.parse()?;
+        if let ImageName::Full(reference) = name {
+            return Ok(vec![reference]);
+        }
+        let options = &self.puller.options;
+        let (file, dir) = (&options.registries_conf, &options.registries_conf_dir);
+        Registries::load(file, dir)?.stored_candidates(&name)
     }
 }
 
