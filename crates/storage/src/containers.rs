@@ -18,7 +18,7 @@ use crate::error::Context;
 use crate::paths::Paths;
 use crate::record::{self, ContainerRecord, LayerRecord};
 use crate::table::Half;
-use crate::{ContainerId, Error, ImageId, LayerId, Store};
+use crate::{ContainerId, Error, IdMap, ImageId, LayerId, Store, UserNamespace};
 
 /// A container's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub struct NewContainer {
     pub mount_label: String,
     /// SELinux label of its processes, empty for none.
     pub process_label: String,
+    /// Who owns its files outside of its user namespace, where it has one.
+    pub id_map: Option<IdMap>,
 }
 
 /// All containers of a snapshot.
@@ -147,6 +149,19 @@ impl Store {
     /// # Errors
     /// [`Error::ContainerUnknown`], [`Error::NoLayer`], [`Error::Io`].
     pub fn mount(&self, id: &ContainerId) -> Result<PathBuf, Error> {
+        self.mount_in(id, None)
+    }
+
+    /// As [`Self::mount`], for a container that was made with the map of a user namespace: its
+    /// image's files belong to whom the namespace says, and its root can be reached by them.
+    ///
+    /// # Errors
+    /// As [`Self::mount`]; `EINVAL` where the store's file system has no id-mapped mounts.
+    pub fn mount_in(
+        &self,
+        id: &ContainerId,
+        users: Option<&UserNamespace>,
+    ) -> Result<PathBuf, Error> {
         let containers = self.0.containers.read()?;
         let row = containers.get(id.as_str());
         let row = row.ok_or_else(|| Error::ContainerUnknown(id.clone()))?;
@@ -154,7 +169,7 @@ impl Store {
             .layer
             .as_ref()
             .ok_or_else(|| Error::NoLayer(id.clone()))?;
-        self.mount_layer(layer, row.mount_label())
+        self.mount_layer(layer, row.mount_label(), users)
     }
 
     /// Takes our use off a container's mounted root file system, and unmounts it unless a peer

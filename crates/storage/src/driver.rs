@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::error::Context;
 use crate::paths::Paths;
-use crate::{Error, LayerId, limits};
+use crate::{Error, IdMap, LayerId, limits};
 
 /// Permissions of the root of a layer whose archive has no entry for it, and no parent.
 pub(crate) const ROOT_MODE: u32 = 0o555;
@@ -143,17 +143,28 @@ pub(crate) fn remove_link(layer: &Path) -> Result<(), Error> {
 
 /// Gives the root `diff` owner and permissions of the root of `parent`.
 pub(crate) fn root_like_parent(paths: &Paths, diff: &Path, parent: &LayerId) -> Result<(), Error> {
-    let of = paths.layer(parent).join("diff");
-    let stat = fs::metadata(&of).at("stat", &of)?;
-    std::os::unix::fs::chown(diff, Some(stat.uid()), Some(stat.gid())).at("chown", diff)?;
+    let stat = root_of(paths, parent)?;
+    chown(diff, (stat.uid(), stat.gid()))?;
     set_mode(diff, stat.mode() & 0o7777)
 }
 
-/// Makes the directory of a writable layer on top of `parent`.
+fn root_of(paths: &Paths, layer: &LayerId) -> Result<fs::Metadata, Error> {
+    let of = paths.layer(layer).join("diff");
+    fs::metadata(&of).at("stat", &of)
+}
+
+/// Gives `path` away.
+pub(crate) fn chown(path: &Path, (user, group): (u32, u32)) -> Result<(), Error> {
+    std::os::unix::fs::chown(path, Some(user), Some(group)).at("chown", path)
+}
+
+/// Makes the directory of a writable layer on top of `parent`. With a map, what the layer's root
+/// belongs to inside of the user namespace is what its parent's belongs to on disk.
 pub(crate) fn make_writable(
     paths: &Paths,
     id: &LayerId,
     parent: Option<&LayerId>,
+    map: Option<IdMap>,
 ) -> Result<(), Error> {
     let layer = paths.writable_layer(id);
     make_dir(&layer, 0o700)?;
@@ -164,6 +175,11 @@ pub(crate) fn make_writable(
     }
     let link = Link::random();
     write_links(paths, &layer, &link, parent)?;
+    if let Some(map) = map {
+        let stat = parent.map(|parent| root_of(paths, parent)).transpose()?;
+        let (user, group) = stat.map_or((0, 0), |stat| (stat.uid(), stat.gid()));
+        chown(&diff, map.outside(user, group).unwrap_or(map.root()))?;
+    }
     make_dir(&layer.join("work"), 0o700)?;
     make_dir(&layer.join("merged"), 0o700)?;
     make_link(&paths.overlay(), &link, id)

@@ -29,6 +29,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gzip;
+mod id_map;
 mod ids;
 mod images;
 mod layers;
@@ -54,6 +55,7 @@ pub use check::{
 pub use containers::{Container, NewContainer};
 pub use digest::{Digest, Hasher};
 pub use error::Error;
+pub use id_map::{IdMap, IdRange, UserNamespace};
 pub use ids::{ContainerId, ImageId, LayerId};
 pub use images::{Image, NewImage};
 pub use layers::{Compression, NewLayer};

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use sys::mount::{self, Flags, Overlay};
 
 use crate::error::Context;
 use crate::table::{self, LastWriter, Order, Rank};
-use crate::{Error, ImageId, LayerId, Store, driver};
+use crate::{Error, ImageId, LayerId, Store, UserNamespace, driver};
 
 /// A mounted layer.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -92,7 +93,12 @@ impl MountPoints {
 impl Store {
     /// Mounts a writable layer and counts one user. One that is mounted stays as it is: we count
     /// once, however often we are asked. Takes no lock that an unpacking peer holds.
-    pub(crate) fn mount_layer(&self, id: &LayerId, label: &str) -> Result<PathBuf, Error> {
+    pub(crate) fn mount_layer(
+        &self,
+        id: &LayerId,
+        label: &str,
+        users: Option<&UserNamespace>,
+    ) -> Result<PathBuf, Error> {
         let merged = self.paths().merged(id);
         let mut points = MountPoints::lock(self)?;
         let mounted = mount::is_mount_point(&merged).at("stat", &merged)?;
@@ -100,7 +106,7 @@ impl Store {
             return Ok(merged);
         }
         if !mounted {
-            self.mount_overlay(id, label)?;
+            self.mount_overlay(id, label, users)?;
         }
         points.set(id, merged.clone(), 1)?;
         Ok(merged)
@@ -127,8 +133,8 @@ impl Store {
     }
 
     /// Mounts an image's files on `target`, an empty directory of the caller's. Writes go to the
-    /// directory `changes`, and can't be without one. The caller unmounts it, and keeps the image
-    /// from being removed until then.
+    /// directory `changes`, and can't be without one. With `users` the files belong to whom that
+    /// namespace says. The caller unmounts it, and keeps the image from being removed until then.
     ///
     /// # Errors
     /// [`Error::ImageUnknown`]; the mount fails.
@@ -137,6 +143,7 @@ impl Store {
         id: &ImageId,
         target: &Path,
         changes: Option<&Path>,
+        users: Option<&UserNamespace>,
     ) -> Result<(), Error> {
         let paths = self.paths();
         let image = self.image(id)?;
@@ -160,6 +167,9 @@ impl Store {
                 let (upper, work) = (dir.join("diff"), dir.join("work"));
                 fs::create_dir_all(&upper).at("create", &upper)?;
                 fs::create_dir_all(&work).at("create", &work)?;
+                if let Some(users) = users {
+                    driver::chown(&upper, users.map.root())?;
+                }
                 Some((upper, work))
             }
         };
@@ -171,10 +181,15 @@ impl Store {
             options,
             flags,
         };
-        mount::overlay(&overlay, target).at("mount image on", target)
+        mount_one(&overlay, users, target).at("mount image on", target)
     }
 
-    fn mount_overlay(&self, id: &LayerId, label: &str) -> Result<(), Error> {
+    fn mount_overlay(
+        &self,
+        id: &LayerId,
+        label: &str,
+        users: Option<&UserNamespace>,
+    ) -> Result<(), Error> {
         let paths = self.paths();
         let layer = PathBuf::from(id.as_str());
         let lowers = driver::lowers(paths, id)?;
@@ -210,7 +225,15 @@ impl Store {
             }
             _ => {}
         }
-        mount_with_fallback(overlay, &merged).at("mount overlay on", &merged)
+        mount_with_fallback(overlay, users, &merged).at("mount overlay on", &merged)?;
+        match users {
+            // The runtime looks for it as the namespace's root.
+            Some(_) => {
+                let layer = paths.writable_layer(id);
+                mount::let_through(&layer).at("let users through", layer)
+            }
+            None => Ok(()),
+        }
     }
 
     fn mount_options(&self) -> (Flags, Vec<(String, Option<String>)>) {
@@ -232,12 +255,24 @@ impl Store {
     }
 }
 
+/// With the owners that a user namespace gives to the files of lower layers.
+fn mount_one(overlay: &Overlay, users: Option<&UserNamespace>, target: &Path) -> io::Result<()> {
+    match users {
+        Some(users) => mount::overlay_id_mapped(overlay, users.namespace.as_fd(), target),
+        None => mount::overlay(overlay, target),
+    }
+}
+
 /// Without `volatile` on a kernel before 5.10.
-fn mount_with_fallback(mut overlay: Overlay, merged: &std::path::Path) -> io::Result<()> {
-    match mount::overlay(&overlay, merged) {
+fn mount_with_fallback(
+    mut overlay: Overlay,
+    users: Option<&UserNamespace>,
+    merged: &Path,
+) -> io::Result<()> {
+    match mount_one(&overlay, users, merged) {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
             overlay.options.retain(|(key, _)| key != "volatile");
-            mount::overlay(&overlay, merged)
+            mount_one(&overlay, users, merged)
         }
         other => other,
     }

@@ -1,7 +1,9 @@
 //! Mounts: overlay by the new mount API or `mount(2)`, bind, tmpfs, and taking them away.
 
+mod id_map;
 mod table;
 
+pub use id_map::{attach, id_mapped, let_through, overlay_id_mapped};
 pub use table::beneath;
 pub(crate) use table::unescape;
 
@@ -289,6 +291,29 @@ pub fn unmount_lazily(target: &Path) -> io::Result<()> {
 /// `EBUSY` where it is in use, `EINVAL` where `target` is no mount point; else of `umount2(2)`.
 pub fn unmount_idle(target: &Path) -> io::Result<()> {
     Ok(unmount(target, UnmountFlags::NOFOLLOW)?)
+}
+
+/// Unmounts what is on the entries of `dir` and removes them, files and empty directories, and
+/// `dir`; fine if it isn't there.
+///
+/// # Errors
+/// Of `umount2(2)`, `unlink(2)` and `rmdir(2)`.
+pub fn remove_mount_points(dir: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        while is_mount_point(&path)? {
+            unmount_lazily(&path)?;
+        }
+        match std::fs::symlink_metadata(&path)?.is_dir() {
+            true => std::fs::remove_dir(&path)?,
+            false => std::fs::remove_file(&path)?,
+        }
+    }
+    std::fs::remove_dir(dir)
 }
 
 /// Whether `path` itself is the root of a mount (`statx(2)`, Linux 5.8). `false` where it is

@@ -78,6 +78,7 @@ async fn an_image_in_use_stays_with_its_name() {
         metadata: String::new(),
         mount_label: String::new(),
         process_label: String::new(),
+        id_map: None,
     };
     node.store.create_container(container).unwrap();
     for name in [image.id().to_owned(), registry.reference("one", "1")] {

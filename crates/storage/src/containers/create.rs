@@ -77,17 +77,19 @@ impl Store {
         let record = LayerRecord {
             mount_label: container.mount_label.clone(),
             half: Half::Volatile,
+            other: id_maps(container),
             ..LayerRecord::new(id.clone(), parent.clone())
         };
         layers.rows.push(Arc::new(record));
         layers.save(Half::Volatile)?;
-        let made = driver::make_writable(self.paths(), &id, parent.as_ref()).and_then(|()| {
-            layers
-                .get_mut(id.as_str())
-                .expect("pushed above")
-                .mark_complete();
-            layers.save(Half::Volatile)
-        });
+        let made = driver::make_writable(self.paths(), &id, parent.as_ref(), container.id_map)
+            .and_then(|()| {
+                layers
+                    .get_mut(id.as_str())
+                    .expect("pushed above")
+                    .mark_complete();
+                layers.save(Half::Volatile)
+            });
         if let Err(error) = made {
             self.undo_layer(layers, &id);
             return Err(error);
@@ -145,7 +147,18 @@ fn container_record(container: &NewContainer, layer: Option<LayerId>) -> Contain
         big_data: BigData::default(),
         created: record::now(),
         flags,
-        other: Map::new(),
+        other: id_maps(container),
         half: Half::Volatile,
     }
+}
+
+/// `uidmap` and `gidmap` of a container in a user namespace.
+fn id_maps(container: &NewContainer) -> Map<String, Value> {
+    let Some(map) = container.id_map else {
+        return Map::new();
+    };
+    [("uidmap", map.users), ("gidmap", map.groups)]
+        .map(|(key, range)| (key.to_owned(), range.to_json()))
+        .into_iter()
+        .collect()
 }

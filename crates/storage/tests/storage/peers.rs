@@ -305,5 +305,6 @@ pub(crate) fn new_container(id: &str, image: Option<&ImageId>) -> NewContainer {
         metadata: r#"{"pod-name":"pod","pod-id":"p1"}"#.into(),
         mount_label: String::new(),
         process_label: String::new(),
+        id_map: None,
     }
 }
