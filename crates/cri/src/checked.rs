@@ -1,9 +1,11 @@
 //! Requests, checked into domain values: what comes out can be acted on.
 
 mod container;
+mod id_map;
 mod pod;
 
 pub(crate) use container::{container, resources};
+pub(crate) use id_map::on_wire as mappings_on_wire;
 pub(crate) use pod::{pod, resources as pod_resources};
 
 use std::path::{Component, PathBuf};
@@ -87,18 +89,6 @@ fn pid_mode(options: &v1::NamespaceOption) -> Result<PidMode, Status> {
             "namespace_options.pid",
             format!("{} is no namespace mode", options.pid),
         )),
-    }
-}
-
-/// User namespaces come with the isolation work: until then a request for one is refused, rather
-/// than run with less isolation than asked for.
-fn no_user_namespace(options: &v1::NamespaceOption) -> Result<(), Status> {
-    match &options.userns_options {
-        Some(userns) if userns.mode != v1::NamespaceMode::Node as i32 => Err(invalid(
-            "namespace_options.userns_options",
-            "user namespaces are not built yet",
-        )),
-        Some(_) | None => Ok(()),
     }
 }
 
@@ -210,19 +200,5 @@ mod tests {
                 "{new:?} {old:?}"
             );
         }
-    }
-
-    #[test]
-    fn a_user_namespace_is_refused_rather_than_ignored() {
-        let asks = |mode: v1::NamespaceMode| v1::NamespaceOption {
-            userns_options: Some(v1::UserNamespace {
-                mode: mode as i32,
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        assert!(no_user_namespace(&asks(v1::NamespaceMode::Pod)).is_err());
-        assert!(no_user_namespace(&asks(v1::NamespaceMode::Node)).is_ok());
-        assert!(no_user_namespace(&v1::NamespaceOption::default()).is_ok());
     }
 }

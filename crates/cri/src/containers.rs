@@ -4,6 +4,7 @@ use pods::state::container::Phase;
 use pods::{Container, Snapshot};
 use spec::mounts::Propagation;
 
+use crate::checked::mappings_on_wire;
 use crate::sandboxes::{matches, nanos};
 use crate::v1;
 
@@ -142,8 +143,14 @@ fn mount(mount: &pods::request::Mount) -> v1::Mount {
         recursive_read_only: mount.recursive_readonly,
         selinux_relabel: mount.selinux_relabel,
         propagation: propagation as i32,
+        uid_mappings: mappings(mount.id_map.map(|map| map.users)),
+        gid_mappings: mappings(mount.id_map.map(|map| map.groups)),
         ..Default::default()
     }
+}
+
+fn mappings(range: Option<pods::request::IdRange>) -> Vec<v1::IdMapping> {
+    range.map(mappings_on_wire).unwrap_or_default()
 }
 
 fn resources(from: &spec::resources::Request) -> v1::LinuxContainerResources {

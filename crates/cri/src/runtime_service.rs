@@ -299,6 +299,7 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
                 format!("Network plugin returns error: {error}"),
             )
         });
+        let user_namespaces = self.pods.user_namespaces().await;
         let handlers = self
             .pods
             .handlers()
@@ -307,7 +308,7 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
                 name: name.to_owned(),
                 features: Some(v1::RuntimeHandlerFeatures {
                     recursive_read_only_mounts: handler.features.recursive_readonly,
-                    user_namespaces: false,
+                    user_namespaces: user_namespaces && handler.features.user_namespaces,
                 }),
             });
         let mut response = v1::StatusResponse {
@@ -320,6 +321,7 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
             runtime_handlers: handlers.collect(),
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
+                user_namespaces_host_network: user_namespaces,
                 ..Default::default()
             }),
             ..Default::default()

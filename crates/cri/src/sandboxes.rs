@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use pods::request::{PidMode, Shared};
 use pods::{Pod, Snapshot};
 
+use crate::checked::mappings_on_wire;
 use crate::v1;
 
 /// Nanoseconds since 1970.
@@ -86,6 +87,11 @@ pub(crate) fn status(pod: &Pod) -> v1::PodSandboxStatus {
         network: mode(pod.request.network),
         ipc: mode(pod.request.ipc),
         pid: pid as i32,
+        userns_options: pod.request.id_map.map(|map| v1::UserNamespace {
+            mode: v1::NamespaceMode::Pod as i32,
+            uids: mappings_on_wire(map.users),
+            gids: mappings_on_wire(map.groups),
+        }),
         ..Default::default()
     };
     v1::PodSandboxStatus {

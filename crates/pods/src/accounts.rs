@@ -30,11 +30,12 @@ pub(crate) fn complete(
             place == path || place == "/etc"
         })
     };
+    let (uid, gid) = rootfs.outside(user.uid, user.gid)?;
     let mut mounts = Vec::new();
     if !asked("/etc/passwd")
         && let Some(file) = incomplete(rootfs, "etc/passwd", user.uid)?
         && !file.bytes.is_empty()
-        && !may_write(&file, user.uid, file.owner.0)
+        && !may_write(&file, uid, file.owner.0)
     {
         let line = passwd_line(&name(from), user, home(env, cwd)?);
         let path = put(&from.bundle, "passwd", &file, &line)?;
@@ -42,7 +43,7 @@ pub(crate) fn complete(
     }
     if !asked("/etc/group")
         && let Some(file) = incomplete(rootfs, "etc/group", user.gid)?
-        && !may_write(&file, user.gid, file.owner.1)
+        && !may_write(&file, gid, file.owner.1)
     {
         let line = format!("{gid}:x:{gid}:\n", gid = user.gid);
         let path = put(&from.bundle, "group", &file, &line)?;

@@ -20,8 +20,8 @@ use crate::rootfs::Rootfs;
 use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, accounts, devices, files, image_volumes, own_volumes,
-    timezone,
+    ContainerId, ContainerRequest, Error, accounts, devices, files, id_mapped, image_volumes,
+    own_volumes, timezone,
 };
 
 /// What a container is made from.
@@ -54,7 +54,7 @@ pub(crate) struct Ingredients {
 pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made), Error> {
     let (request, pod) = (&from.request, &from.pod);
     let handler = node.handlers.get(&pod.made.handler)?;
-    let rootfs = Rootfs::open(&from.root)?;
+    let rootfs = Rootfs::open(&from.root, pod.request.id_map)?;
     let user = rootfs.user(&request.user, &from.image.user)?;
     let capabilities = capabilities(node, request, user.uid == 0)?;
     let cwd = spec::process::working_dir(&from.image, &request.working_dir)?;
@@ -70,10 +70,12 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     let mut binds = Vec::with_capacity(request.mounts.len());
     let volumes = image_volumes::sources(&from.bundle, request, &from.image_volumes)?;
     let mut volumes = volumes.into_iter();
-    for mount in &request.mounts {
-        let shown = match &mount.image {
-            Some(_) => volumes.next().unwrap_or_default(),
-            None => vec![(mount.container_path.clone(), host_source(node, mount)?)],
+    for (number, mount) in request.mounts.iter().enumerate() {
+        let whole = |source| vec![(mount.container_path.clone(), source)];
+        let shown = match (&mount.image, mount.id_map) {
+            (Some(_), _) => volumes.next().unwrap_or_default(),
+            (None, Some(_)) => whole(id_mapped::place(&from.bundle, number)),
+            (None, None) => whole(host_source(node, mount)?),
         };
         let rro_supported = handler.features.recursive_readonly;
         for (destination, source) in shown {
@@ -87,6 +89,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     let mount_request = mounts::Request {
         privileged: request.privileged,
         host_ipc: pod.request.ipc == Shared::Host,
+        host_sysfs: pod.request.id_map.is_some() && pod.request.network == Shared::Host,
         readonly_root: read_only,
         tmpfs: node.options.read_only && !request.privileged,
         pod: own_files,
@@ -139,6 +142,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         mounts: mounts::resolve(&mount_request)?,
         binds,
         namespaces: namespaces(node, pod, from.pid_namespace.clone()),
+        id_maps: pod.request.id_map.map(id_maps),
         cgroups_path: node
             .options
             .keeper
@@ -257,7 +261,7 @@ fn bind(
 }
 
 /// A mount's source on the host, made where it is missing.
-fn host_source(node: &Node, mount: &crate::request::Mount) -> Result<PathBuf, Error> {
+pub(crate) fn host_source(node: &Node, mount: &crate::request::Mount) -> Result<PathBuf, Error> {
     let source = match node.options.bind_mount_prefix.as_os_str().is_empty() {
         true => PathBuf::from(&mount.host_path),
         false => node
@@ -294,12 +298,22 @@ fn namespaces(node: &Node, pod: &Pod, pid: Namespace) -> Namespaces {
         network: join(&pod.made.netns),
         ipc: join(&pod.made.ipcns),
         uts: join(&pod.made.utsns),
+        user: join(&pod.made.userns),
         cgroup: if node.host.controllers.unified {
             Namespace::New
         } else {
             Namespace::Host
         },
     }
+}
+
+/// Users and groups of a user namespace, as the runtime is told them.
+pub(crate) fn id_maps(map: storage::IdMap) -> [oci::IdMapping; 2] {
+    [map.users, map.groups].map(|range| oci::IdMapping {
+        container_id: 0,
+        host_id: range.host,
+        size: range.count,
+    })
 }
 
 fn seccomp_filter(

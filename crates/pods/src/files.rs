@@ -28,7 +28,11 @@ pub(crate) async fn make(run: &Run) -> Result<(), Error> {
     let (dir, logs) = (run.dirs().bundle.clone(), run.log_directory.clone());
     let (request, hostname) = (run.request.clone(), run.hostname.clone());
     blocking(&run.node.pools.mounts, move || {
-        write(&dir, &logs, &request, &hostname)
+        write(&dir, &logs, &request, &hostname)?;
+        match request.id_map {
+            Some(map) => give_away(&dir, map.root()),
+            None => Ok(()),
+        }
     })
     .await
 }
@@ -57,6 +61,18 @@ fn write(dir: &Path, logs: &Path, request: &PodRequest, hostname: &str) -> Resul
             ..Default::default()
         };
         sys::mount::tmpfs(&shm, SHM_BYTES, 0o1777, flags).map_err(Error::io("mount", &shm))?;
+    }
+    Ok(())
+}
+
+/// Gives the files to the root of the pod's user namespace, for whom they are somebody's then.
+fn give_away(dir: &Path, (user, group): (u32, u32)) -> Result<(), Error> {
+    for name in [HOSTNAME, CONTAINERENV, RESOLV_CONF, SHM] {
+        let path = dir.join(name);
+        match std::os::unix::fs::chown(&path, Some(user), Some(group)) {
+            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
+            given => given.map_err(Error::io("give away", path))?,
+        }
     }
     Ok(())
 }

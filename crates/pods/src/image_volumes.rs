@@ -115,17 +115,19 @@ fn beneath(mut files: Vec<ArtifactFile>, sub_path: &Path) -> Result<Vec<Artifact
     }
 }
 
-/// Mounts the images of `volumes` below the bundle at `bundle`. Blocks.
+/// Mounts the images of `volumes` below the bundle at `bundle`, their files owned as in the pod's
+/// user namespace. Blocks.
 pub(crate) fn mount(
     store: &storage::Store,
     bundle: &Path,
     volumes: &[Volume],
+    users: Option<&storage::UserNamespace>,
 ) -> Result<(), Error> {
     for (number, volume) in volumes.iter().enumerate() {
         let Volume::Image(id) = volume else { continue };
         let target = place(bundle, number);
         fs::create_dir_all(&target).map_err(Error::io("create", &target))?;
-        store.mount_image(&id.parse()?, &target, None)?;
+        store.mount_image(&id.parse()?, &target, None, users)?;
     }
     Ok(())
 }
@@ -133,18 +135,7 @@ pub(crate) fn mount(
 /// Unmounts what [`mount`] mounted; fine if there is nothing. Blocks.
 pub(crate) fn unmount(bundle: &Path) -> Result<(), Error> {
     let dir = bundle.join(DIR);
-    let entries = match fs::read_dir(&dir) {
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(Error::io("read", &dir))?,
-    };
-    for entry in entries {
-        let path = entry.map_err(Error::io("read", &dir))?.path();
-        while sys::mount::is_mount_point(&path).map_err(Error::io("stat", &path))? {
-            sys::mount::unmount_lazily(&path).map_err(Error::io("unmount", &path))?;
-        }
-        fs::remove_dir(&path).map_err(Error::io("remove", &path))?;
-    }
-    fs::remove_dir(&dir).map_err(Error::io("remove", dir))
+    sys::mount::remove_mount_points(&dir).map_err(Error::io("unmount what is in", dir))
 }
 
 /// What each image mount of a request binds, in their order: paths in the container and on the

@@ -38,7 +38,8 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     }
     let spec = build(run)?;
     let dir = run.dirs().bundle.clone();
-    blocking(&run.node.pools.files, move || write(&dir, &spec)).await?;
+    let map = run.request.id_map;
+    blocking(&run.node.pools.files, move || write(&dir, &spec, map)).await?;
     if let Some(image) = &run.node.options.pause_image {
         mount_image(run, image).await?;
     }
@@ -79,8 +80,28 @@ async fn mount_image(run: &Run, pause: &PauseImage) -> Result<(), Error> {
         }
     };
     let (store, dir) = (run.node.store.clone(), run.dirs().bundle.clone());
-    let mount = move || store.mount_image(&image, &dir.join(ROOT), Some(&dir.join(CHANGES)));
-    Ok(blocking(&run.node.pools.storage, mount).await?)
+    let request = run.request.clone();
+    let pin = namespaces::Pins::of(&run.node, &run.id, &request).user;
+    let mount = move || {
+        let users = namespaces::users(&request, pin.as_deref())?;
+        let (root, changes) = (dir.join(ROOT), dir.join(CHANGES));
+        Ok(store.mount_image(&image, &root, Some(&changes), users.as_ref())?)
+    };
+    blocking(&run.node.pools.storage, mount).await
+}
+
+/// Nobody, unless a user namespace has no such user: then its root.
+fn user(request: &PodRequest) -> oci::User {
+    let is_mapped = |map: storage::IdMap| map.outside(USER, USER).is_some();
+    let id = match request.id_map.is_none_or(is_mapped) {
+        true => USER,
+        false => 0,
+    };
+    oci::User {
+        uid: id,
+        gid: id,
+        additional_gids: Vec::new(),
+    }
 }
 
 fn build(run: &Run) -> Result<oci::Spec, Error> {
@@ -104,6 +125,7 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
     let request = mounts::Request {
         readonly_root: true,
         host_ipc: true,
+        host_sysfs: run.request.id_map.is_some() && pins.network.is_none(),
         binds: binds.clone(),
         ..mounts::Request::default()
     };
@@ -120,11 +142,7 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
             .oci_version
             .clone(),
         process: oci::Process {
-            user: oci::User {
-                uid: USER,
-                gid: USER,
-                additional_gids: Vec::new(),
-            },
+            user: user(&run.request),
             args,
             cwd: "/".to_owned(),
             capabilities: Some(oci::Capabilities::default()),
@@ -144,8 +162,10 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
             network: join(pins.network),
             ipc: join(pins.ipc),
             uts: join(pins.uts),
+            user: join(pins.user),
             cgroup: Namespace::Host,
         },
+        id_maps: run.request.id_map.map(crate::bundle::id_maps),
         cgroups_path: node
             .options
             .keeper
@@ -166,9 +186,15 @@ const ROOT: &str = "root";
 /// Name of the directory that takes what is written to a pause image's root.
 const CHANGES: &str = "root-changes";
 
-fn write(dir: &Path, spec: &oci::Spec) -> Result<(), Error> {
+fn write(dir: &Path, spec: &oci::Spec, map: Option<storage::IdMap>) -> Result<(), Error> {
     let root = dir.join(ROOT);
     std::fs::create_dir_all(&root).map_err(Error::io("create", &root))?;
+    if let Some(map) = map {
+        let (user, group) = map.root();
+        std::os::unix::fs::chown(&root, Some(user), Some(group))
+            .map_err(Error::io("give away", &root))?;
+        sys::mount::let_through(dir).map_err(Error::io("let users through", dir))?;
+    }
     let text = serde_json::to_vec(spec).map_err(|wrong| Error::Internal(wrong.to_string()))?;
     let path = dir.join("config.json");
     // On tmpfs, read by the runtime at once: nothing is synced.

@@ -18,6 +18,7 @@ mod events;
 mod exits;
 mod files;
 mod host;
+mod id_mapped;
 mod ids;
 mod image_volumes;
 mod infra;
@@ -37,6 +38,7 @@ mod snapshot;
 pub mod state;
 pub mod statistics;
 mod timezone;
+mod user_namespaces;
 
 pub use error::Error;
 pub use events::{Event, Happened};
@@ -358,6 +360,11 @@ impl Pods {
     #[must_use]
     pub fn handlers(&self) -> &runtime::Handlers {
         &self.0.handlers
+    }
+
+    /// Whether pods may have user namespaces of their own, as far as the kernel is asked.
+    pub async fn user_namespaces(&self) -> bool {
+        user_namespaces::are_possible(&self.0).await
     }
 
     /// Whether pods can get a network now, and what is missing where they can't.

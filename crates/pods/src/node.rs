@@ -157,6 +157,8 @@ pub(crate) struct Node {
     pub(crate) table: Table,
     pub(crate) operations: Arc<Operations>,
     pub(crate) statistics: Arc<Statistics>,
+    /// Whether user namespaces are possible here, once it was asked.
+    pub(crate) user_namespaces: tokio::sync::OnceCell<bool>,
     live: Mutex<HashMap<PodId, Arc<Live>>>,
 }
 
@@ -176,6 +178,7 @@ impl Node {
             pools: Pools::default(),
             table: Table::new(crate::Snapshot::default()),
             operations: Arc::default(),
+            user_namespaces: tokio::sync::OnceCell::new(),
             live: Mutex::default(),
         })
     }

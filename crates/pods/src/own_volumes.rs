@@ -38,7 +38,7 @@ pub(crate) fn make(
             ImageVolumes::Mkdir => rootfs.make_dir(&destination, Some(user))?,
             ImageVolumes::Bind => binds.push(Bind {
                 destination,
-                source: directory(&from.bundle, number)?,
+                source: directory(&from.bundle, number, rootfs)?,
                 ..Bind::default()
             }),
         }
@@ -46,13 +46,16 @@ pub(crate) fn make(
     Ok(binds)
 }
 
-fn directory(bundle: &Path, number: usize) -> Result<PathBuf, Error> {
+fn directory(bundle: &Path, number: usize, rootfs: &Rootfs) -> Result<PathBuf, Error> {
     let path = bundle.join(DIR).join(number.to_string());
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(&path)
         .map_err(Error::io("create", &path))?;
+    let (user, group) = rootfs.outside(0, 0)?;
+    std::os::unix::fs::chown(&path, Some(user), Some(group))
+        .map_err(Error::io("give away", &path))?;
     Ok(path)
 }
 

@@ -115,6 +115,7 @@ pub(crate) fn pod_record(run: &Run) -> Result<storage::NewContainer, Error> {
         metadata: metadata.to_string(),
         mount_label: String::new(),
         process_label: String::new(),
+        id_map: None,
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use spec::mounts::Propagation;
+pub use storage::{IdMap, IdRange};
 
 /// What makes a pod unique. The order is that of the record's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -135,6 +136,9 @@ pub struct PodRequest {
     /// What it may use.
     #[serde(default)]
     pub resources: PodResources,
+    /// Users and groups of its user namespace; that of the node where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<IdMap>,
 }
 
 /// A seccomp or AppArmor profile.
@@ -180,6 +184,9 @@ pub struct Mount {
     pub selinux_relabel: bool,
     /// Propagation.
     pub propagation: Propagation,
+    /// Who owns what is shown, where that is mapped: as in the pod's user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<IdMap>,
 }
 
 /// A host device shown in a container.
@@ -252,6 +259,9 @@ pub struct ContainerRequest {
     pub apparmor: Profile,
     /// Stop signal by name or number; empty for the image's.
     pub stop_signal: String,
+    /// Users and groups of the pod's user namespace, where the caller tells them again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<IdMap>,
 }
 
 impl ContainerRequest {

@@ -277,7 +277,8 @@ fn survived(pod: &Pod) -> bool {
         .join(crate::files::HOSTNAME)
         .try_exists()
         .unwrap_or(false);
-    let pins = [&pod.made.netns, &pod.made.ipcns, &pod.made.utsns]
+    let made = &pod.made;
+    let pins = [&made.netns, &made.ipcns, &made.utsns, &made.userns]
         .into_iter()
         .flatten();
     files

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, OFlags, fstat};
 use spec::{oci, user};
+use storage::IdMap;
 use sys::beneath::Dir;
 
 use crate::Error;
@@ -16,6 +17,8 @@ use crate::Error;
 pub(crate) struct Rootfs {
     path: PathBuf,
     dir: Dir,
+    /// Who owns its files outside of the pod's user namespace, where there is one.
+    map: Option<IdMap>,
 }
 
 /// A file of the root.
@@ -24,16 +27,29 @@ pub(crate) struct Read {
     pub(crate) bytes: Vec<u8>,
     /// Its permissions.
     pub(crate) mode: u32,
-    /// Its user and group.
+    /// Its user and group, outside of a user namespace.
     pub(crate) owner: (u32, u32),
 }
 
 impl Rootfs {
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path, map: Option<IdMap>) -> Result<Self, Error> {
         let dir = Dir::open(path).map_err(Error::io("open", path))?;
         Ok(Self {
             path: path.to_owned(),
             dir,
+            map,
+        })
+    }
+
+    /// Owner outside of the pod's user namespace of what belongs to a user and a group inside.
+    pub(crate) fn outside(&self, user: u32, group: u32) -> Result<(u32, u32), Error> {
+        let Some(map) = self.map else {
+            return Ok((user, group));
+        };
+        map.outside(user, group).ok_or_else(|| {
+            Error::Invalid(format!(
+                "user {user} or group {group} is not in the pod's user namespace"
+            ))
         })
     }
 
@@ -41,14 +57,18 @@ impl Rootfs {
     pub(crate) fn user(&self, request: &user::Request, image: &str) -> Result<oci::User, Error> {
         let passwd = self.read("etc/passwd")?.unwrap_or_default();
         let group = self.read("etc/group")?.unwrap_or_default();
-        Ok(user::resolve(
+        let user = user::resolve(
             request,
             image,
             user::Accounts {
                 passwd: &passwd.bytes,
                 group: &group.bytes,
             },
-        )?)
+        )?;
+        for group in std::iter::once(&user.gid).chain(&user.additional_gids) {
+            self.outside(user.uid, *group)?;
+        }
+        Ok(user)
     }
 
     /// A file, its bytes up to [`user::MAX_FILE_BYTES`]; `None` where there is no such regular file.
@@ -79,8 +99,10 @@ impl Rootfs {
     }
 
     /// Makes the directory `path` (normal, absolute) with those above it, where it is missing; what
-    /// is made is given to `owner`.
+    /// is made is given to `owner`, else to root.
     pub(crate) fn make_dir(&self, path: &str, owner: Option<&oci::User>) -> Result<(), Error> {
+        let (uid, gid) = owner.map_or((0, 0), |owner| (owner.uid, owner.gid));
+        let owner = self.outside(uid, gid)?;
         let mut above = PathBuf::from(".");
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let dir = self
@@ -90,8 +112,8 @@ impl Rootfs {
             above.push(part);
             match dir.make_dir(part.as_ref(), 0o755) {
                 Ok(()) => {
-                    if let Some(owner) = owner {
-                        dir.set_owner(part.as_ref(), owner.uid, owner.gid)
+                    if owner != (0, 0) {
+                        dir.set_owner(part.as_ref(), owner.0, owner.1)
                             .map_err(Error::io("give away", self.path.join(&above)))?;
                     }
                 }

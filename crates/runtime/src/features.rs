@@ -23,8 +23,8 @@ pub struct Features {
     pub oci_version: String,
     /// Recursive read-only mounts.
     pub recursive_readonly: bool,
-    /// Id-mapped mounts.
-    pub id_mapped_mounts: bool,
+    /// User namespaces.
+    pub user_namespaces: bool,
     /// It starts by making a sealed copy of itself, unless it is one: crun and runc.
     pub copies_itself: bool,
 }
@@ -41,19 +41,7 @@ struct Document {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Linux {
-    mount_extensions: MountExtensions,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct MountExtensions {
-    idmap: Enabled,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Enabled {
-    enabled: Option<bool>,
+    namespaces: Vec<String>,
 }
 
 impl Features {
@@ -82,7 +70,7 @@ impl Features {
             copies_itself: COPYING
                 .iter()
                 .any(|version| document.annotations.contains_key(*version)),
-            id_mapped_mounts: document.linux.mount_extensions.idmap.enabled == Some(true),
+            user_namespaces: document.linux.namespaces.iter().any(|kind| kind == "user"),
         }
     }
 }
@@ -117,8 +105,8 @@ mod tests {
 
     #[test]
     fn options_are_found() {
-        let text = br#"{"ociVersionMax":"1.2.0","mountOptions":["ro","rro"],"linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        let text = br#"{"ociVersionMax":"1.2.0","mountOptions":["ro","rro"],"linux":{"namespaces":["mount","user"]}}"#;
         let features = Features::parse(text);
-        assert!(features.recursive_readonly && features.id_mapped_mounts);
+        assert!(features.recursive_readonly && features.user_namespaces);
     }
 }

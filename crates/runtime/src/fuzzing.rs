@@ -16,7 +16,7 @@ pub fn features(bytes: &[u8]) {
     // JSON can hide a word behind an escape.
     let escaped = says(b"\\");
     assert!(!features.recursive_readonly || escaped || says(b"\"rro\""));
-    assert!(!features.id_mapped_mounts || escaped || says(b"\"idmap\"") && says(b"true"));
+    assert!(!features.user_namespaces || escaped || says(b"\"namespaces\"") && says(b"\"user\""));
 }
 
 /// criu's images of open files: without a name to look for nothing changes; with one nothing is

@@ -30,6 +30,8 @@ pub struct Namespaces {
     pub uts: Namespace,
     /// Cgroup root.
     pub cgroup: Namespace,
+    /// Users and groups.
+    pub user: Namespace,
 }
 
 /// Everything that a container's spec is made of.
@@ -49,6 +51,8 @@ pub struct Parts {
     pub binds: Vec<Bind>,
     /// Namespaces.
     pub namespaces: Namespaces,
+    /// Users and groups of the user namespace, where it isn't the host's.
+    pub id_maps: Option<[oci::IdMapping; 2]>,
     /// Path of the cgroup.
     pub cgroups_path: String,
     /// Limits; device rules are added here.
@@ -118,6 +122,12 @@ pub fn build(parts: Parts) -> oci::Spec {
         annotations: parts.annotations,
         linux: Some(oci::Linux {
             namespaces: namespaces(parts.namespaces),
+            uid_mappings: parts.id_maps.map(|[users, _]| users).into_iter().collect(),
+            gid_mappings: parts
+                .id_maps
+                .map(|[_, groups]| groups)
+                .into_iter()
+                .collect(),
             devices: parts.devices,
             cgroups_path: parts.cgroups_path,
             resources: Some(resources),
@@ -138,6 +148,7 @@ fn namespaces(from: Namespaces) -> Vec<oci::Namespace> {
         ("uts", from.uts),
         ("mount", Namespace::New),
         ("cgroup", from.cgroup),
+        ("user", from.user),
     ];
     let all = all.into_iter().filter_map(|(kind, from)| {
         let path = match from {

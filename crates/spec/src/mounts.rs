@@ -40,6 +40,9 @@ pub struct Request {
     pub privileged: bool,
     /// The pod's IPC namespace is the host's.
     pub host_ipc: bool,
+    /// Its sysfs is the host's, bound: nobody can mount one of a network that belongs to another
+    /// user namespace (`user_namespaces(7)`).
+    pub host_sysfs: bool,
     /// The container's root can't be written.
     pub readonly_root: bool,
     /// Give a read-only root writable `/run`, `/tmp` and `/var/tmp`.
@@ -129,19 +132,18 @@ fn defaults(request: &Request) -> Vec<oci::Mount> {
                 "gid=5",
             ],
         ),
-        mount(
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", writable],
-        ),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", writable],
-        ),
     ];
+    if request.host_sysfs {
+        // With the cgroups in it.
+        let access = if request.privileged { "rw" } else { "rro" };
+        let options = ["rbind", "nosuid", "noexec", "nodev", access];
+        mounts.push(mount("/sys", "bind", "/sys", &options));
+    } else {
+        let options = ["nosuid", "noexec", "nodev", writable];
+        mounts.push(mount("/sys", "sysfs", "sysfs", &options));
+        let options = ["nosuid", "noexec", "nodev", "relatime", writable];
+        mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &options));
+    }
     if !request.host_ipc {
         mounts.push(mount(
             "/dev/mqueue",

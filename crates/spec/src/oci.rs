@@ -147,6 +147,12 @@ pub struct Mount {
 pub struct Linux {
     /// Namespaces that are not the host's.
     pub namespaces: Vec<Namespace>,
+    /// Users of the user namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Groups of the user namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
     /// Devices made in the container's `/dev`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
@@ -170,6 +176,19 @@ pub struct Linux {
     /// Paths that can't be written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub readonly_paths: Vec<String>,
+}
+
+/// Ids of a user namespace as they are outside of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// The first inside.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// The first outside.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
 }
 
 /// One namespace: joined where a path is given, else new.

@@ -6,7 +6,8 @@ use spec::mounts::Propagation;
 use spec::{capabilities, resources as limits, user};
 use tonic::Status;
 
-use super::{apparmor, invalid, name, no_user_namespace, not_empty, pid_mode, profile, required};
+use super::id_map::{mapped, user_namespace};
+use super::{apparmor, invalid, name, not_empty, pid_mode, profile, required};
 use crate::v1;
 
 /// Checks a request.
@@ -27,7 +28,6 @@ pub(crate) fn container(config: Option<v1::ContainerConfig>) -> Result<Container
         ));
     }
     let namespaces = security.namespace_options.clone().unwrap_or_default();
-    no_user_namespace(&namespaces)?;
     if !config.cdi_devices.is_empty() {
         return Err(invalid(
             "config.CDI_devices",
@@ -101,6 +101,7 @@ pub(crate) fn container(config: Option<v1::ContainerConfig>) -> Result<Container
         )?,
         apparmor: apparmor(security.apparmor.as_ref(), &security.apparmor_profile)?,
         stop_signal: stop_signal(config.stop_signal)?,
+        id_map: user_namespace(&namespaces)?,
     })
 }
 
@@ -126,12 +127,11 @@ pub(crate) fn resources(from: v1::LinuxContainerResources) -> limits::Request {
 
 fn mount(mount: v1::Mount) -> Result<Mount, Status> {
     let image = mount.image.filter(|image| !image.image.is_empty());
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(invalid(
-            "config.mounts.uidMappings",
-            "id-mapped mounts are not built yet",
-        ));
-    }
+    let id_map = mapped(
+        "config.mounts.uidMappings",
+        &mount.uid_mappings,
+        &mount.gid_mappings,
+    )?;
     let container_path = not_empty("config.mounts.container_path", mount.container_path)?;
     let image = image.map(|image| ImageVolume {
         image: image.image,
@@ -175,6 +175,7 @@ fn mount(mount: v1::Mount) -> Result<Mount, Status> {
         recursive_readonly: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
         propagation,
+        id_map,
     })
 }
 
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
+    fn mounts_that_make_no_sense_are_refused() {
         let base = || v1::Mount {
             container_path: "/a".into(),
             host_path: "/b".into(),

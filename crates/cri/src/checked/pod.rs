@@ -5,7 +5,8 @@ use pods::request::{Dns, PodKey, PodResources, PortMapping, Protocol, Shared};
 use spec::sysctl;
 use tonic::Status;
 
-use super::{invalid, name, no_user_namespace, pid_mode, required, shared};
+use super::id_map::user_namespace;
+use super::{invalid, name, pid_mode, required, shared};
 use crate::v1;
 
 /// Checks a request. Sysctls that would reach the host are left out, as CRI-O does.
@@ -15,7 +16,6 @@ pub(crate) fn pod(request: v1::RunPodSandboxRequest) -> Result<PodRequest, Statu
     let linux = config.linux.unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
     let namespaces = security.namespace_options.unwrap_or_default();
-    no_user_namespace(&namespaces)?;
     let network = shared("namespace_options.network", namespaces.network)?;
     let ipc = shared("namespace_options.ipc", namespaces.ipc)?;
     let host = sysctl::HostNamespaces {
@@ -57,6 +57,7 @@ pub(crate) fn pod(request: v1::RunPodSandboxRequest) -> Result<PodRequest, Statu
         privileged: security.privileged,
         runtime_handler: request.runtime_handler,
         resources: resources(linux.overhead, linux.resources),
+        id_map: user_namespace(&namespaces)?,
     })
 }
 

@@ -136,6 +136,11 @@ async fn work(
             "container {id} has a terminal: a checkpoint of one is not built"
         )));
     }
+    if pod.request.id_map.is_some() {
+        return Err(Error::WrongState(format!(
+            "container {id} is in a user namespace: a checkpoint of one is not built"
+        )));
+    }
     let dirs = node.dirs(id.as_str()).await?;
     let dirs = dirs.ok_or_else(|| Error::Internal("no record".to_owned()))?;
     let (looker, place) = (Arc::clone(node), location.clone());

@@ -27,8 +27,8 @@ use crate::request::PidMode;
 use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, image_volumes,
-    seccomp_artifact,
+    ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, id_mapped, image_volumes,
+    namespaces, seccomp_artifact,
 };
 
 /// Name of the operation.
@@ -168,10 +168,15 @@ async fn work(
                 .to_owned(),
         ));
     }
+    if request.id_map.is_some() && request.id_map != pod.request.id_map {
+        return Err(Error::Invalid(
+            "the container's user namespace is not that of its pod sandbox".to_owned(),
+        ));
+    }
     let namespace = &pod.request.key.namespace;
     let archive = checkpoint::archive(&request);
     if archive.is_some() {
-        from_checkpoint::restorable(&node, &request).await?;
+        from_checkpoint::restorable(&node, &pod, &request).await?;
     }
     let image = image(&node, &request, namespace).await?;
     let seccomp = seccomp_artifact::profile(&node, &pod, &request, &image.annotations).await?;
@@ -326,6 +331,7 @@ async fn layer(create: &Create) -> Result<(), Error> {
         metadata: metadata.to_string(),
         mount_label: String::new(),
         process_label: String::new(),
+        id_map: create.pod.request.id_map,
     };
     let store = create.node.store.clone();
     let made = blocking(&create.node.pools.storage, move || {
@@ -353,11 +359,15 @@ fn undo_layer<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
 }
 
 async fn mount(create: &Create) -> Result<(), Error> {
-    let (store, id) = (create.node.store.clone(), record_id(create.id.as_str())?);
+    let (node, id) = (Arc::clone(&create.node), record_id(create.id.as_str())?);
     let (bundle, volumes) = (create.dirs().bundle.clone(), create.image_volumes.clone());
+    let (pod, request) = (Arc::clone(&create.pod), create.request.clone());
     let mount = move || {
-        image_volumes::mount(&store, &bundle, &volumes)?;
-        Ok::<_, Error>(store.mount(&id)?)
+        let users = namespaces::users(&pod.request, pod.made.userns.as_deref())?;
+        let users = users.as_ref();
+        image_volumes::mount(&node.store, &bundle, &volumes, users)?;
+        id_mapped::mount(&node, &bundle, &request, users)?;
+        Ok::<_, Error>(node.store.mount_in(&id, users)?)
     };
     let root = blocking(&create.node.pools.storage, mount).await?;
     once(&create.root, root)
@@ -367,11 +377,13 @@ fn undo_mount<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
     Box::pin(async move { unmount(node, container_id(subject)?).await })
 }
 
-/// Unmounts a container's root and the images in it; fine if they are not mounted.
+/// Unmounts a container's root and the images and host paths in it; fine if they are not mounted.
 pub(crate) async fn unmount(node: &Node, id: &ContainerId) -> Result<(), Error> {
     let (store, id) = (node.store.clone(), record_id(id.as_str())?);
     let unmount = move || {
-        image_volumes::unmount(&store.container(&id)?.run_dir)?;
+        let bundle = &store.container(&id)?.run_dir;
+        image_volumes::unmount(bundle)?;
+        id_mapped::unmount(bundle)?;
         Ok(store.unmount(&id)?)
     };
     match blocking(&node.pools.storage, unmount).await {

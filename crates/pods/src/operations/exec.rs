@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_client::{ExecStarted, Id, Monitor};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sys::spawn::Status;
 use tokio::sync::oneshot;
@@ -209,15 +209,13 @@ async fn prepare(
     Ok(files)
 }
 
-/// A pipe whose ends the container's user may open again by name (`/dev/stdout`): reading end,
-/// writing end.
-pub(crate) fn pipe(container: &Container) -> Result<(OwnedFd, OwnedFd), Error> {
+/// A pipe whose ends any user of the container may open again by name (`/dev/stdout`), also one of
+/// a user namespace: reading end, writing end.
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     let failed = |error: rustix::io::Errno| Error::io("make", "pipe")(error.into());
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-    let user = &container.made.user;
     // One inode behind both.
-    let owner = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    rustix::fs::fchown(&read, Some(owner.0), Some(owner.1)).map_err(failed)?;
+    rustix::fs::fchmod(&read, Mode::from_raw_mode(0o666)).map_err(failed)?;
     Ok((read, write))
 }
 

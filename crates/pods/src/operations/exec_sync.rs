@@ -51,8 +51,8 @@ async fn execute(
     arguments: Vec<String>,
     timeout: Duration,
 ) -> Result<Executed, Error> {
-    let (stdout_reader, stdout) = exec::pipe(&container)?;
-    let (stderr_reader, stderr) = exec::pipe(&container)?;
+    let (stdout_reader, stdout) = exec::pipe()?;
+    let (stderr_reader, stderr) = exec::pipe()?;
     let mut output = Output::new(stdout_reader, stderr_reader)?;
     let command = Command {
         arguments,

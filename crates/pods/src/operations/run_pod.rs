@@ -11,7 +11,10 @@ use crate::node::{Node, blocking};
 use crate::request::Shared;
 use crate::state::container::Init;
 use crate::state::pod::{Made, Pod};
-use crate::{Error, PodId, PodRequest, files, infra, monitors, namespaces, networking, records};
+use crate::{
+    Error, PodId, PodRequest, files, infra, monitors, namespaces, networking, records,
+    user_namespaces,
+};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "run-pod-sandbox";
@@ -98,6 +101,9 @@ pub(crate) async fn run(node: &Arc<Node>, request: PodRequest) -> Outcome {
             "a process namespace shared by the pod needs the pause program".to_owned(),
         )));
     }
+    if request.id_map.is_some() {
+        has_user_namespaces(node, &request).await?;
+    }
     let key = Key {
         kind: OPERATION,
         subject: request.key.record_name(),
@@ -108,6 +114,19 @@ pub(crate) async fn run(node: &Arc<Node>, request: PodRequest) -> Outcome {
     operations
         .run(key, fingerprint, |progress| work(node, request, progress))
         .await
+}
+
+/// Refuses a user namespace where there can be none: never less isolation than was asked for.
+async fn has_user_namespaces(node: &Arc<Node>, request: &PodRequest) -> Result<(), Error> {
+    let handler = node.handlers.get(&request.runtime_handler)?;
+    let refused = if !user_namespaces::are_possible(node).await {
+        "this node's kernel or file system has no id-mapped mounts".to_owned()
+    } else if !handler.features.user_namespaces {
+        format!("runtime handler {} has none", handler.config.name)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Invalid(format!("user namespace: {refused}")))
 }
 
 async fn work(
@@ -225,6 +244,7 @@ impl Run {
             netns: pins.network,
             ipcns: pins.ipc,
             utsns: pins.uts,
+            userns: pins.user,
             cni_result: attachment
                 .and_then(|attachment| attachment.result.clone())
                 .unwrap_or_default(),

@@ -76,7 +76,7 @@ async fn start(
         return Ok((running, session?));
     }
     let (stdin, ours) = if streams.stdin {
-        let (read, write) = exec::pipe(container)?;
+        let (read, write) = exec::pipe()?;
         (read, Some(writer(write)?))
     } else {
         (exec::null()?, None)
@@ -85,7 +85,7 @@ async fn start(
         if !wanted {
             return Ok((exec::null()?, None));
         }
-        let (read, write) = exec::pipe(container)?;
+        let (read, write) = exec::pipe()?;
         Ok::<_, Error>((write, Some(reader(read)?)))
     };
     let ((stdout, from_stdout), (stderr, from_stderr)) =

@@ -47,6 +47,9 @@ pub struct Made {
     pub ipcns: Option<PathBuf>,
     /// Pinned UTS namespace; none where it is the host's.
     pub utsns: Option<PathBuf>,
+    /// Pinned user namespace; none where it is the host's.
+    #[serde(default)]
+    pub userns: Option<PathBuf>,
     /// The network plugins' result, as JSON; empty in the host's network.
     pub cni_result: String,
     /// Where its files are: resolv.conf, hostname, shm.

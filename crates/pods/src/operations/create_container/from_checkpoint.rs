@@ -5,10 +5,19 @@ use std::sync::Arc;
 use super::{Create, once};
 use crate::node::{Node, blocking};
 use crate::state::container::Restored;
+use crate::state::pod::Pod;
 use crate::{ContainerRequest, Error, checkpoint};
 
 /// Whether a container may be restored here.
-pub(super) async fn restorable(node: &Arc<Node>, request: &ContainerRequest) -> Result<(), Error> {
+pub(super) async fn restorable(
+    node: &Arc<Node>,
+    pod: &Pod,
+    request: &ContainerRequest,
+) -> Result<(), Error> {
+    if pod.request.id_map.is_some() {
+        let text = "a container can't be restored in a user namespace: that is not built";
+        return Err(Error::Invalid(text.to_owned()));
+    }
     if request.tty {
         let text = "a container with a terminal can't be restored: that is not built";
         return Err(Error::Invalid(text.to_owned()));
