@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use monitor_protocol::Create;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
-const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// Everybody's: the container opens its ends again by `/dev/stdout`, as any user and as root of a
+/// user namespace, to whom the runtime can't give them. Nobody else gets at them: their names are in
+/// a directory of root's.
+const SHARED: Mode = Mode::from_raw_mode(0o666);
 
 /// The container's ends, for the runtime to pass on.
 #[derive(Debug)]
@@ -33,7 +36,10 @@ pub(crate) struct MonitorEnds {
 pub(crate) fn make(dir: &Path, create: &Create) -> io::Result<(ContainerEnds, MonitorEnds)> {
     for name in ["stdin", "stdout", "stderr"] {
         if name != "stdin" || create.stdin {
-            rustix::fs::mknodat(CWD, dir.join(name), FileType::Fifo, PRIVATE, 0)?;
+            let path = dir.join(name);
+            rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0)?;
+            // Beyond the umask.
+            rustix::fs::chmod(&path, SHARED)?;
         }
     }
     let outputs = open_outputs(dir)?;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use monitor_protocol::{Create, ErrorKind, Id, Reply};
@@ -73,7 +74,8 @@ impl Server {
         create: &Create,
     ) -> io::Result<(Option<stdio::ContainerEnds>, log::Output, Option<OwnedFd>)> {
         fs::create_dir_all(self.options.dir.join("containers"))?;
-        fs::create_dir(dir)?;
+        // The names of the FIFOs are nobody else's to open.
+        fs::DirBuilder::new().mode(0o700).create(dir)?;
         let (ends, pipes, stdin) = if create.tty {
             (None, None, None)
         } else {
