@@ -31,7 +31,7 @@ pub fn left(node: &Node) -> Vec<String> {
             .filter(|path| !path.ends_with(node.cgroup().trim_start_matches('/')))
             .map(|path| format!("cgroup {}", path.display())),
     );
-    for kind in ["netns", "ipcns", "utsns"] {
+    for kind in ["netns", "ipcns", "utsns", "userns"] {
         left.extend(
             files(&node.run_dir.join("ns").join(kind))
                 .map(|path| format!("pin {}", path.display())),

@@ -31,6 +31,35 @@ pub fn host_network_pod(name: &str, logs: &std::path::Path) -> v1::PodSandboxCon
     config
 }
 
+/// First id on the node of the users and groups of a pod by [`with_users`].
+pub const FIRST_ID: u32 = 300_000;
+/// How many they are.
+pub const IDS: u32 = 65_536;
+
+/// The mappings of [`with_users`].
+#[must_use]
+pub fn mappings() -> Vec<v1::IdMapping> {
+    vec![v1::IdMapping {
+        host_id: FIRST_ID,
+        container_id: 0,
+        length: IDS,
+    }]
+}
+
+/// The pod with a user namespace of its own.
+#[must_use]
+pub fn with_users(mut config: v1::PodSandboxConfig) -> v1::PodSandboxConfig {
+    let linux = config.linux.get_or_insert_default();
+    let security = linux.security_context.get_or_insert_default();
+    let options = security.namespace_options.get_or_insert_default();
+    options.userns_options = Some(v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod as i32,
+        uids: mappings(),
+        gids: mappings(),
+    });
+    config
+}
+
 fn security(network: v1::NamespaceMode) -> v1::LinuxSandboxSecurityContext {
     v1::LinuxSandboxSecurityContext {
         namespace_options: Some(v1::NamespaceOption {

@@ -32,7 +32,7 @@ impl Census {
     /// Counts; `addresses` is where host-local keeps its reservations.
     pub(super) fn of(node: &Node, addresses: &Path) -> Result<Self> {
         let daemon = node.daemon_pid().context("a daemon")?;
-        let pins = ["netns", "ipcns", "utsns", "pidns"];
+        let pins = ["netns", "ipcns", "utsns", "userns", "pidns"];
         Ok(Self {
             mounts: audit::mounts(node).len(),
             namespaces: namespaces(),

@@ -2,12 +2,20 @@
 
 use anyhow::{Context as _, Result};
 use testkit::node::{Node, Options};
-use testkit::requests::container;
+use testkit::requests::{self, container};
 
 use crate::{checkpoint, fixture};
 
 /// The memory limit that an update sets.
 const LIMIT: i64 = 96 << 20;
+
+/// Operations that make or unmake more where a pod has a user namespace of its own.
+const OF_USERS: [&str; 4] = [
+    "run-pod-sandbox",
+    "create-container",
+    "remove-container",
+    "stop-pod-sandbox",
+];
 
 /// One fault: where, and what happens there.
 #[derive(Debug, Clone)]
@@ -15,6 +23,8 @@ struct Fault {
     operation: &'static str,
     point: String,
     action: &'static str,
+    /// Whether the pod has a user namespace, and its container an id-mapped volume.
+    users: bool,
 }
 
 fn all() -> Vec<Fault> {
@@ -23,15 +33,19 @@ fn all() -> Vec<Fault> {
         for stage in stages {
             for when in ["before", "after"] {
                 for action in ["fail", "kill"] {
-                    all.push(Fault {
-                        operation,
-                        point: format!("{operation}.{stage}.{when}"),
-                        action,
-                    });
+                    for users in [false, true] {
+                        all.push(Fault {
+                            operation,
+                            point: format!("{operation}.{stage}.{when}"),
+                            action,
+                            users,
+                        });
+                    }
                 }
             }
         }
     }
+    all.retain(|fault| !fault.users || OF_USERS.contains(&fault.operation));
     all
 }
 
@@ -80,7 +94,19 @@ async fn every_stage_may_fail_or_be_the_last() -> Result<()> {
 
 /// Brings a pod as far as the operation needs, meets the fault, repeats, and takes the pod away.
 async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
+    let volume = node.dir.join("volume");
+    let mounts = match fault.users {
+        true => vec![cri::v1::Mount {
+            container_path: "/volume".into(),
+            host_path: volume.display().to_string(),
+            uid_mappings: requests::mappings(),
+            gid_mappings: requests::mappings(),
+            ..Default::default()
+        }],
+        false => Vec::new(),
+    };
     let config = || cri::v1::ContainerConfig {
+        mounts: mounts.clone(),
         // An init that ignores SIGTERM would cost the whole grace period each time.
         stop_signal: cri::v1::Signal::Sigkill as i32,
         // A sleep alone would be ended by criu, which interrupts it.
@@ -104,7 +130,7 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
         .collect::<Vec<_>>();
     let (mut pod, mut id) = (String::new(), String::new());
     if before.contains(&"run-pod-sandbox") {
-        pod = node.run_pod("f").await?;
+        pod = run_pod(node, fault).await?;
     }
     if before.contains(&"create-container") {
         id = node.create(&pod, config()).await?;
@@ -114,7 +140,7 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
     }
     node.set_faults(&format!("{}={}", fault.point, fault.action));
     node.restart().await?;
-    let first = call(node, fault.operation, &pod, &id, config()).await;
+    let first = call(node, fault, &pod, &id, config()).await;
     if fault.action == "kill" {
         anyhow::ensure!(first.is_err(), "the daemon died and still answered");
         node.daemon_died()?;
@@ -126,7 +152,7 @@ async fn one(node: &mut Node, image: &str, fault: &Fault) -> Result<()> {
     // A start that failed has ended the container; everything else can be repeated.
     let started = fault.operation == "start-container" && fault.action == "fail";
     if !started {
-        call(node, fault.operation, &pod, &id, config())
+        call(node, fault, &pod, &id, config())
             .await
             .context("the retry")?;
     }
@@ -170,17 +196,26 @@ fn is_daemons(line: &str) -> bool {
     line.starts_with("process ") && line.contains("/crioxide ")
 }
 
+async fn run_pod(node: &Node, fault: &Fault) -> Result<String> {
+    let pod = requests::pod("f", &node.logs());
+    let pod = match fault.users {
+        true => requests::with_users(pod),
+        false => pod,
+    };
+    node.run_pod_config(pod).await
+}
+
 async fn call(
     node: &Node,
-    operation: &str,
+    fault: &Fault,
     pod: &str,
     id: &str,
     config: cri::v1::ContainerConfig,
 ) -> Result<()> {
     let mut runtime = node.client().runtime();
     let (pod_sandbox_id, container_id) = (pod.to_owned(), id.to_owned());
-    match operation {
-        "run-pod-sandbox" => node.run_pod("f").await.map(drop),
+    match fault.operation {
+        "run-pod-sandbox" => run_pod(node, fault).await.map(drop),
         "create-container" => node.create(pod, config).await.map(drop),
         "start-container" => node.start_container(id).await,
         "update-container" => {

@@ -37,3 +37,4 @@ mod stores;
 mod streaming;
 mod update;
 mod upkeep;
+mod user_namespaces;
