@@ -1,9 +1,10 @@
 //! A real kubelet on a node of our own: a static pod with an init container, probes, a preStop hook
-//! and limits becomes Ready, is looked at and talked to through the kubelet's API, survives the death
+//! and limits becomes Ready, another has users of its own; it is looked at and talked to through the kubelet's API, survives the death
 //! of the daemon and of the kubelet, and ends when its manifest goes.
 #![allow(clippy::print_stdout, reason = "it tells its user what it sees")]
 
 mod talk;
+mod users;
 
 use std::fs;
 use std::net::TcpListener;
@@ -81,6 +82,7 @@ async fn walk(kubelet: &mut Kubelet, node: &mut Node, image: &str) -> Result<()>
     ensure!(ran.trim() == POD, "a command's output: {ran:?}");
     say("its log and a command, through the kubelet's API", now);
     talk::streams(kubelet).await?;
+    users::own(kubelet, node, image).await?;
 
     let now = Instant::now();
     let want = "container=\"main\",id=\"";
@@ -117,7 +119,7 @@ async fn walk(kubelet: &mut Kubelet, node: &mut Node, image: &str) -> Result<()>
     let now = Instant::now();
     fs::remove_file(kubelet.manifests().join("smoke.yaml"))?;
     kubelet
-        .until("the pod to end", |kubelet| Ok(kubelet.pod()?.is_none()))
+        .until("the pod to end", |kubelet| Ok(kubelet.pod(POD)?.is_none()))
         .await?;
     let ended = node.exited(&id).await?;
     ensure!(
@@ -353,17 +355,19 @@ spec:
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn pod(&self) -> Result<Option<Value>> {
+    fn pod(&self, name: &str) -> Result<Option<Value>> {
         let pods: Value = serde_json::from_str(&self.get("pods")?)?;
         let items = pods["items"].as_array().cloned().unwrap_or_default();
-        Ok(items.into_iter().find(|pod| pod["metadata"]["name"] == POD))
+        Ok(items
+            .into_iter()
+            .find(|pod| pod["metadata"]["name"] == name))
     }
 
     /// Waits until the pod is Ready.
     async fn ready(&self) -> Result<Value> {
         let mut ready = None;
         self.until("the pod to be Ready", |kubelet| {
-            let Some(pod) = kubelet.pod()? else {
+            let Some(pod) = kubelet.pod(POD)? else {
                 return Ok(false);
             };
             let conditions = pod["status"]["conditions"].as_array();
