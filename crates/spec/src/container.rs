@@ -63,6 +63,8 @@ pub struct Parts {
     pub device_rules: Vec<oci::DeviceRule>,
     /// Sees all devices, and no path is masked.
     pub privileged: bool,
+    /// SELinux label of its files, empty for none.
+    pub mount_label: String,
     /// Filter; `None` is unconfined.
     pub seccomp: Option<oci::Seccomp>,
     /// Paths that read as nothing; `None` for the default.
@@ -134,6 +136,7 @@ pub fn build(parts: Parts) -> oci::Spec {
             rootfs_propagation: crate::mounts::root_propagation(&parts.binds).to_owned(),
             seccomp: parts.seccomp,
             sysctl: BTreeMap::new(),
+            mount_label: parts.mount_label,
             masked_paths: paths(parts.masked_paths, MASKED),
             readonly_paths: paths(parts.readonly_paths, READONLY),
         }),

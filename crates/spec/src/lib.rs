@@ -12,6 +12,7 @@ pub mod oci;
 pub mod process;
 pub mod resources;
 pub mod seccomp;
+pub mod selinux;
 pub mod sysctl;
 pub mod user;
 

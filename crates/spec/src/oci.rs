@@ -60,6 +60,9 @@ pub struct Process {
     /// AppArmor profile.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub apparmor_profile: String,
+    /// SELinux label.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub selinux_label: String,
     /// Score for the OOM killer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i64>,
@@ -170,6 +173,9 @@ pub struct Linux {
     /// Sysctls of the container's namespaces.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctl: BTreeMap<String, String>,
+    /// SELinux label of the mounts that the runtime makes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
     /// Paths that read as nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub masked_paths: Vec<String>,

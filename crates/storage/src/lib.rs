@@ -60,6 +60,7 @@ pub use ids::{ContainerId, ImageId, LayerId};
 pub use images::{Image, NewImage};
 pub use layers::{Compression, NewLayer};
 pub use limits::TOC_BYTES;
+pub use mounts::View;
 pub use reuse::{ArchivePart, archive_parts};
 pub use staging::StagedLayer;
 pub use store::{Options, Store, Usage};

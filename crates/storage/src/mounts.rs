@@ -22,6 +22,17 @@ struct MountPoint {
     count: i64,
 }
 
+/// How an image's files are shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct View<'a> {
+    /// The directory that takes what is written; nothing can be without one.
+    pub changes: Option<&'a Path>,
+    /// Who says whom the files belong to, in place of the image.
+    pub users: Option<&'a UserNamespace>,
+    /// SELinux label of all files; empty for their own.
+    pub label: &'a str,
+}
+
 /// The table of mounts, locked.
 struct MountPoints {
     lock: LockFile,
@@ -132,19 +143,12 @@ impl Store {
         }
     }
 
-    /// Mounts an image's files on `target`, an empty directory of the caller's. Writes go to the
-    /// directory `changes`, and can't be without one. With `users` the files belong to whom that
-    /// namespace says. The caller unmounts it, and keeps the image from being removed until then.
+    /// Mounts an image's files on `target`, an empty directory of the caller's, who unmounts it, and
+    /// keeps the image from being removed until then.
     ///
     /// # Errors
     /// [`Error::ImageUnknown`]; the mount fails.
-    pub fn mount_image(
-        &self,
-        id: &ImageId,
-        target: &Path,
-        changes: Option<&Path>,
-        users: Option<&UserNamespace>,
-    ) -> Result<(), Error> {
+    pub fn mount_image(&self, id: &ImageId, target: &Path, view: View<'_>) -> Result<(), Error> {
         let paths = self.paths();
         let image = self.image(id)?;
         let top = image
@@ -161,6 +165,11 @@ impl Store {
             lowers.push(layer.join("empty"));
         }
         lowers.extend(below.iter().map(|name| paths.lower(name)));
+        let View {
+            changes,
+            users,
+            label,
+        } = view;
         let upper = match changes {
             None => None,
             Some(dir) => {
@@ -173,7 +182,10 @@ impl Store {
                 Some((upper, work))
             }
         };
-        let (flags, options) = self.mount_options();
+        let (flags, mut options) = self.mount_options();
+        if !label.is_empty() {
+            options.push(("context".into(), Some(label.into())));
+        }
         let overlay = Overlay {
             base: paths.overlay(),
             lowers,

@@ -21,6 +21,7 @@ pub mod pty;
 pub mod random;
 pub mod reap;
 pub mod sealed;
+pub mod selinux;
 pub mod seqpacket;
 pub mod signal;
 pub mod spawn;

@@ -233,12 +233,17 @@ pub fn remount_bind(target: &Path, flags: Flags) -> io::Result<()> {
     )?)
 }
 
-/// Mounts a tmpfs of at most `size` bytes whose root has `mode`.
+/// Mounts a tmpfs of at most `size` bytes whose root has `mode`, all of it with the SELinux label
+/// `label`, if that isn't empty.
 ///
 /// # Errors
 /// Of `mount(2)`.
-pub fn tmpfs(target: &Path, size: u64, mode: u32, flags: Flags) -> io::Result<()> {
-    let data = CString::new(format!("size={size},mode={mode:o}")).expect("digits hold no NUL");
+pub fn tmpfs(target: &Path, size: u64, mode: u32, flags: Flags, label: &str) -> io::Result<()> {
+    let mut data = format!("size={size},mode={mode:o}");
+    if !label.is_empty() {
+        data += &format!(",context=\"{label}\"");
+    }
+    let data = CString::new(data)?;
     Ok(mount(
         "tmpfs",
         target,

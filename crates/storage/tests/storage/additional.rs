@@ -125,7 +125,9 @@ fn images_of_read_only_stores_are_listed_run_and_never_changed() {
     assert_eq!(read_in_container(&store, "c2", &two, "mark"), "second");
     let target = ours.path().join("target");
     fs::create_dir(&target).unwrap();
-    store.mount_image(&one, &target, None, None).unwrap();
+    store
+        .mount_image(&one, &target, crioxide_storage::View::default())
+        .unwrap();
     assert_eq!(fs::read_to_string(target.join("mark")).unwrap(), "first");
     sys::mount::unmount_lazily(&target).unwrap();
 

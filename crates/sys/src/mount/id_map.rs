@@ -122,7 +122,7 @@ pub fn overlay_id_mapped(
 /// in a mount namespace of its own.
 fn detached(wanted: &Overlay, namespace: BorrowedFd<'_>, place: &Path) -> io::Result<OwnedFd> {
     unshare_mounts()?;
-    tmpfs(place, PLACE_BYTES, 0o700, Flags::default())?;
+    tmpfs(place, PLACE_BYTES, 0o700, Flags::default(), "")?;
     let mut lowers = Vec::with_capacity(wanted.lowers.len());
     for (number, lower) in wanted.lowers.iter().enumerate() {
         let tree = id_mapped(&wanted.base.join(lower), namespace, false)?;
