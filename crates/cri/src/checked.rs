@@ -92,6 +92,29 @@ fn pid_mode(options: &v1::NamespaceOption) -> Result<PidMode, Status> {
     }
 }
 
+/// The parts of an SELinux label; a part must not hold a second one.
+fn selinux(options: Option<v1::SeLinuxOption>) -> Result<spec::selinux::Request, Status> {
+    let asked = options.unwrap_or_default();
+    for part in [&asked.user, &asked.role, &asked.r#type] {
+        if part.chars().any(|c| c == ':' || c.is_control() || c == '"') {
+            return Err(invalid(
+                "selinux_options",
+                format!("{part:?} is no part of a label"),
+            ));
+        }
+    }
+    if asked.level.chars().any(|c| c.is_control() || c == '"') {
+        let text = format!("{:?} is no level", asked.level);
+        return Err(invalid("selinux_options", text));
+    }
+    Ok(spec::selinux::Request {
+        user: asked.user,
+        role: asked.role,
+        kind: asked.r#type,
+        level: asked.level,
+    })
+}
+
 /// A profile in the new field, else in the deprecated text (`runtime/default`, `unconfined`,
 /// `localhost/…`).
 fn profile(field: &str, new: Option<&v1::SecurityProfile>, old: &str) -> Result<Profile, Status> {

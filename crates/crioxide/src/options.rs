@@ -12,6 +12,7 @@ use clap::ArgMatches;
 use config::{Handler, Settings};
 use pods::apparmor::AppArmor;
 use pods::cgroups::Keeper;
+use pods::selinux::SeLinux;
 
 pub(crate) use self::storage::storage;
 use crate::{argument, programs};
@@ -202,7 +203,18 @@ pub(crate) fn rooms(settings: &Settings, matches: &ArgMatches) -> Result<pods::R
         host_ports: host_ports(matches),
         handlers,
         apparmor: apparmor(settings)?,
+        selinux: selinux(settings),
     })
+}
+
+/// On where the kernel has it, unless it is switched off.
+fn selinux(settings: &Settings) -> SeLinux {
+    let section = "crio.runtime";
+    let wanted = !settings.is_set(section, "selinux") || settings.bool(section, "selinux");
+    SeLinux::start(
+        wanted,
+        settings.bool(section, "hostnetwork_disable_selinux"),
+    )
 }
 
 /// Loads the default profile, where it is the built-in one.

@@ -21,7 +21,7 @@ use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, ContainerRequest, Error, accounts, devices, files, id_mapped, image_volumes,
-    own_volumes, timezone,
+    own_volumes, selinux, timezone,
 };
 
 /// What a container is made from.
@@ -43,6 +43,8 @@ pub(crate) struct Ingredients {
     pub(crate) image_volumes: Vec<Volume>,
     /// A seccomp profile that came as an artifact.
     pub(crate) seccomp: Option<Vec<u8>>,
+    /// SELinux labels.
+    pub(crate) selinux: spec::selinux::Labels,
     /// Path of the process namespace that is joined, where one is.
     pub(crate) pid_namespace: Namespace,
     pub(crate) log_path: String,
@@ -67,11 +69,22 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         from,
         node.options.timezone.as_deref(),
     )?);
+    for (_, path) in own_files
+        .iter()
+        .filter(|(_, path)| path.starts_with(&from.bundle))
+    {
+        selinux::label(path, &from.selinux.mount)?;
+    }
     let mut binds = Vec::with_capacity(request.mounts.len());
     let volumes = image_volumes::sources(&from.bundle, request, &from.image_volumes)?;
     let mut volumes = volumes.into_iter();
     for (number, mount) in request.mounts.iter().enumerate() {
         let whole = |source| vec![(mount.container_path.clone(), source)];
+        if mount.image.is_none() && mount.selinux_relabel {
+            let source = host_source(node, mount)?;
+            let allowed = &handler.config.allowed_annotations;
+            selinux::label_volume(&source, mount, request, pod, &from.selinux, allowed)?;
+        }
         let shown = match (&mount.image, mount.id_map) {
             (Some(_), _) => volumes.next().unwrap_or_default(),
             (None, Some(_)) => whole(id_mapped::place(&from.bundle, number)),
@@ -110,6 +123,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         root: from.root.clone(),
         image_volumes: volume_ids(&from.image_volumes),
         restored: from.restored.clone(),
+        selinux: from.selinux.clone(),
     };
     let process = oci::Process {
         terminal: request.tty,
@@ -120,6 +134,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         rlimits: node.options.ulimits.clone(),
         no_new_privileges: request.no_new_privs,
         apparmor_profile: node.apparmor.profile_of(request)?,
+        selinux_label: from.selinux.process.clone(),
         oom_score_adj: Some(node.host.oom_score(request.resources.oom_score_adj)),
         capabilities: Some(capabilities.sets),
     };
@@ -156,6 +171,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         devices: devices.nodes,
         device_rules: devices.rules,
         privileged: request.privileged,
+        mount_label: from.selinux.mount.clone(),
         seccomp: seccomp_filter(node, from, &handler.config.seccomp_profile, surroundings)?,
         masked_paths: request.masked_paths.clone(),
         readonly_paths: request.readonly_paths.clone(),

@@ -4,12 +4,12 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
 use crate::node::{Node, blocking};
 use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::request::{Dns, PodRequest, Shared};
+use crate::{Error, selinux};
 
 /// Size of a pod's /dev/shm: the default of the field.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -27,8 +27,12 @@ pub(crate) const SHM: &str = "shm";
 pub(crate) async fn make(run: &Run) -> Result<(), Error> {
     let (dir, logs) = (run.dirs().bundle.clone(), run.log_directory.clone());
     let (request, hostname) = (run.request.clone(), run.hostname.clone());
+    let label = run.selinux.mount.clone();
     blocking(&run.node.pools.mounts, move || {
-        write(&dir, &logs, &request, &hostname)?;
+        write(&dir, &logs, &request, &hostname, &label)?;
+        for name in [HOSTNAME, CONTAINERENV, RESOLV_CONF] {
+            selinux::label(&dir.join(name), &label)?;
+        }
         match request.id_map {
             Some(map) => give_away(&dir, map.root()),
             None => Ok(()),
@@ -37,7 +41,13 @@ pub(crate) async fn make(run: &Run) -> Result<(), Error> {
     .await
 }
 
-fn write(dir: &Path, logs: &Path, request: &PodRequest, hostname: &str) -> Result<(), Error> {
+fn write(
+    dir: &Path,
+    logs: &Path,
+    request: &PodRequest,
+    hostname: &str,
+    label: &str,
+) -> Result<(), Error> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -60,7 +70,8 @@ fn write(dir: &Path, logs: &Path, request: &PodRequest, hostname: &str) -> Resul
             no_exec: true,
             ..Default::default()
         };
-        sys::mount::tmpfs(&shm, SHM_BYTES, 0o1777, flags).map_err(Error::io("mount", &shm))?;
+        sys::mount::tmpfs(&shm, SHM_BYTES, 0o1777, flags, label)
+            .map_err(Error::io("mount", &shm))?;
     }
     Ok(())
 }

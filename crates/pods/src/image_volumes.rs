@@ -115,19 +115,18 @@ fn beneath(mut files: Vec<ArtifactFile>, sub_path: &Path) -> Result<Vec<Artifact
     }
 }
 
-/// Mounts the images of `volumes` below the bundle at `bundle`, their files owned as in the pod's
-/// user namespace. Blocks.
+/// Mounts the images of `volumes` below the bundle at `bundle`. Blocks.
 pub(crate) fn mount(
     store: &storage::Store,
     bundle: &Path,
     volumes: &[Volume],
-    users: Option<&storage::UserNamespace>,
+    view: storage::View<'_>,
 ) -> Result<(), Error> {
     for (number, volume) in volumes.iter().enumerate() {
         let Volume::Image(id) = volume else { continue };
         let target = place(bundle, number);
         fs::create_dir_all(&target).map_err(Error::io("create", &target))?;
-        store.mount_image(&id.parse()?, &target, None, users)?;
+        store.mount_image(&id.parse()?, &target, view)?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::request::{PidMode, PodRequest};
 use crate::state::container::Init;
-use crate::{Error, PodId, cgroups, namespaces};
+use crate::{Error, PodId, cgroups, namespaces, selinux};
 
 /// User of the process: nobody's.
 const USER: u32 = 65535;
@@ -38,8 +38,12 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     }
     let spec = build(run)?;
     let dir = run.dirs().bundle.clone();
-    let map = run.request.id_map;
-    blocking(&run.node.pools.files, move || write(&dir, &spec, map)).await?;
+    let (map, label) = (run.request.id_map, run.selinux.mount.clone());
+    blocking(&run.node.pools.files, move || {
+        write(&dir, &spec, map)?;
+        selinux::label(&dir.join(ROOT), &label)
+    })
+    .await?;
     if let Some(image) = &run.node.options.pause_image {
         mount_image(run, image).await?;
     }
@@ -80,12 +84,17 @@ async fn mount_image(run: &Run, pause: &PauseImage) -> Result<(), Error> {
         }
     };
     let (store, dir) = (run.node.store.clone(), run.dirs().bundle.clone());
-    let request = run.request.clone();
+    let (request, label) = (run.request.clone(), run.selinux.mount.clone());
     let pin = namespaces::Pins::of(&run.node, &run.id, &request).user;
     let mount = move || {
         let users = namespaces::users(&request, pin.as_deref())?;
         let (root, changes) = (dir.join(ROOT), dir.join(CHANGES));
-        Ok(store.mount_image(&image, &root, Some(&changes), users.as_ref())?)
+        let view = storage::View {
+            changes: Some(&changes),
+            users: users.as_ref(),
+            label: &label,
+        };
+        Ok(store.mount_image(&image, &root, view)?)
     };
     blocking(&run.node.pools.storage, mount).await
 }
@@ -147,6 +156,7 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
             cwd: "/".to_owned(),
             capabilities: Some(oci::Capabilities::default()),
             no_new_privileges: true,
+            selinux_label: run.selinux.process.clone(),
             oom_score_adj: Some(node.host.oom_score(OOM_SCORE)),
             ..oci::Process::default()
         },
@@ -174,6 +184,7 @@ fn build(run: &Run) -> Result<oci::Spec, Error> {
         devices: Vec::new(),
         device_rules: Vec::new(),
         privileged: false,
+        mount_label: run.selinux.mount.clone(),
         seccomp: Some(seccomp::default_filter(surroundings)),
         masked_paths: None,
         readonly_paths: None,

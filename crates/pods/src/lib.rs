@@ -33,6 +33,7 @@ pub mod request;
 mod restore;
 mod rootfs;
 mod seccomp_artifact;
+pub mod selinux;
 mod session;
 mod snapshot;
 pub mod state;

@@ -12,6 +12,7 @@ use crate::cgroups::Keeper;
 use crate::monitors::Live;
 use crate::operations::Operations;
 use crate::records::Dirs;
+use crate::selinux::SeLinux;
 use crate::snapshot::Table;
 use crate::statistics::{self, Statistics};
 use crate::{Error, PodId, PodRequest};
@@ -140,6 +141,8 @@ pub struct Rooms {
     pub handlers: runtime::Handlers,
     /// AppArmor on this node.
     pub apparmor: AppArmor,
+    /// SELinux on this node.
+    pub selinux: SeLinux,
 }
 
 /// What all operations share.
@@ -152,6 +155,7 @@ pub(crate) struct Node {
     pub(crate) host_ports: Arc<network::HostPorts>,
     pub(crate) handlers: runtime::Handlers,
     pub(crate) apparmor: AppArmor,
+    pub(crate) selinux: SeLinux,
     pub(crate) host: crate::host::Host,
     pub(crate) pools: Pools,
     pub(crate) table: Table,
@@ -174,6 +178,7 @@ impl Node {
             host_ports: Arc::new(rooms.host_ports),
             handlers: rooms.handlers,
             apparmor: rooms.apparmor,
+            selinux: rooms.selinux,
             host: crate::host::Host::look()?,
             pools: Pools::default(),
             table: Table::new(crate::Snapshot::default()),

@@ -38,7 +38,7 @@ pub(crate) fn make(
             ImageVolumes::Mkdir => rootfs.make_dir(&destination, Some(user))?,
             ImageVolumes::Bind => binds.push(Bind {
                 destination,
-                source: directory(&from.bundle, number, rootfs)?,
+                source: directory(&from.bundle, number, rootfs, &from.selinux.mount)?,
                 ..Bind::default()
             }),
         }
@@ -46,7 +46,7 @@ pub(crate) fn make(
     Ok(binds)
 }
 
-fn directory(bundle: &Path, number: usize, rootfs: &Rootfs) -> Result<PathBuf, Error> {
+fn directory(bundle: &Path, number: usize, rootfs: &Rootfs, label: &str) -> Result<PathBuf, Error> {
     let path = bundle.join(DIR).join(number.to_string());
     fs::DirBuilder::new()
         .recursive(true)
@@ -56,6 +56,7 @@ fn directory(bundle: &Path, number: usize, rootfs: &Rootfs) -> Result<PathBuf, E
     let (user, group) = rootfs.outside(0, 0)?;
     std::os::unix::fs::chown(&path, Some(user), Some(group))
         .map_err(Error::io("give away", &path))?;
+    crate::selinux::label(&path, label)?;
     Ok(path)
 }
 

@@ -113,8 +113,8 @@ pub(crate) fn pod_record(run: &Run) -> Result<storage::NewContainer, Error> {
         ],
         image: None,
         metadata: metadata.to_string(),
-        mount_label: String::new(),
-        process_label: String::new(),
+        mount_label: run.selinux.mount.clone(),
+        process_label: run.selinux.process.clone(),
         id_map: None,
     })
 }

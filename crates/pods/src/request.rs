@@ -136,6 +136,9 @@ pub struct PodRequest {
     /// What it may use.
     #[serde(default)]
     pub resources: PodResources,
+    /// What of its SELinux label it names.
+    #[serde(default, skip_serializing_if = "spec::selinux::Request::is_empty")]
+    pub selinux: spec::selinux::Request,
     /// Users and groups of its user namespace; that of the node where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_map: Option<IdMap>,
@@ -257,6 +260,9 @@ pub struct ContainerRequest {
     pub seccomp: Profile,
     /// AppArmor profile.
     pub apparmor: Profile,
+    /// What of its SELinux label it names.
+    #[serde(default, skip_serializing_if = "spec::selinux::Request::is_empty")]
+    pub selinux: spec::selinux::Request,
     /// Stop signal by name or number; empty for the image's.
     pub stop_signal: String,
     /// Users and groups of the pod's user namespace, where the caller tells them again.

@@ -44,6 +44,8 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
     ] {
         std::fs::create_dir_all(&dir).map_err(Error::io("create", dir))?;
     }
+    node.selinux
+        .label_monitors(&node.options.run_dir.join("monitors"))?;
     let mut leftovers = Leftovers {
         unfinished: intent::unfinished(&node.intents())?,
         traces: namespaces::pinned(node)

@@ -102,6 +102,7 @@ pub(crate) fn container(config: Option<v1::ContainerConfig>) -> Result<Container
         apparmor: apparmor(security.apparmor.as_ref(), &security.apparmor_profile)?,
         stop_signal: stop_signal(config.stop_signal)?,
         id_map: user_namespace(&namespaces)?,
+        selinux: super::selinux(security.selinux_options)?,
     })
 }
 

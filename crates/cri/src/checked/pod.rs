@@ -58,6 +58,7 @@ pub(crate) fn pod(request: v1::RunPodSandboxRequest) -> Result<PodRequest, Statu
         runtime_handler: request.runtime_handler,
         resources: resources(linux.overhead, linux.resources),
         id_map: user_namespace(&namespaces)?,
+        selinux: super::selinux(security.selinux_options)?,
     })
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Create {
     image_volumes: Vec<Volume>,
     /// A seccomp profile that came as an artifact.
     seccomp: Option<Vec<u8>>,
+    /// SELinux labels.
+    selinux: spec::selinux::Labels,
     created: SystemTime,
     log_path: String,
     /// What it is restored from.
@@ -180,7 +182,13 @@ async fn work(
     }
     let image = image(&node, &request, namespace).await?;
     let seccomp = seccomp_artifact::profile(&node, &pod, &request, &image.annotations).await?;
+    let (looker, of, wish) = (Arc::clone(&node), Arc::clone(&pod), request.clone());
+    let selinux = move || {
+        let pods = looker.table.load();
+        looker.selinux.of_container(&wish, &of, &pods)
+    };
     let create = Create {
+        selinux: blocking(&node.pools.files, selinux).await?,
         archive,
         restored: OnceLock::new(),
         log_path: log_path(&pod, &request)?,
@@ -329,8 +337,8 @@ async fn layer(create: &Create) -> Result<(), Error> {
         names: vec![name],
         image: Some(create.image.id.parse()?),
         metadata: metadata.to_string(),
-        mount_label: String::new(),
-        process_label: String::new(),
+        mount_label: create.selinux.mount.clone(),
+        process_label: create.selinux.process.clone(),
         id_map: create.pod.request.id_map,
     };
     let store = create.node.store.clone();
@@ -362,10 +370,16 @@ async fn mount(create: &Create) -> Result<(), Error> {
     let (node, id) = (Arc::clone(&create.node), record_id(create.id.as_str())?);
     let (bundle, volumes) = (create.dirs().bundle.clone(), create.image_volumes.clone());
     let (pod, request) = (Arc::clone(&create.pod), create.request.clone());
+    let label = create.selinux.mount.clone();
     let mount = move || {
         let users = namespaces::users(&pod.request, pod.made.userns.as_deref())?;
         let users = users.as_ref();
-        image_volumes::mount(&node.store, &bundle, &volumes, users)?;
+        let view = storage::View {
+            users,
+            label: &label,
+            ..storage::View::default()
+        };
+        image_volumes::mount(&node.store, &bundle, &volumes, view)?;
         id_mapped::mount(&node, &bundle, &request, users)?;
         Ok::<_, Error>(node.store.mount_in(&id, users)?)
     };
@@ -406,6 +420,7 @@ async fn make_bundle(create: &Create) -> Result<(), Error> {
         bundle: create.dirs().bundle.clone(),
         image_volumes: create.image_volumes.clone(),
         seccomp: create.seccomp.clone(),
+        selinux: create.selinux.clone(),
         pid_namespace: pid_namespace(create)?,
         log_path: create.log_path.clone(),
         restored: create.restored.get().cloned(),

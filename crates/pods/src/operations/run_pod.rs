@@ -29,6 +29,8 @@ pub(crate) struct Run {
     pub(crate) log_directory: PathBuf,
     pub(crate) handler: String,
     pub(crate) cgroup_parent: String,
+    /// SELinux labels.
+    pub(crate) selinux: spec::selinux::Labels,
     /// The rates that its annotations ask for.
     pub(crate) bandwidth: Option<network::Bandwidth>,
     /// Persistent directory and bundle directory of the pod's record.
@@ -152,7 +154,11 @@ async fn work(
         .name
         .clone();
     let id = PodId::random();
+    let (looker, request) = (Arc::clone(&node), Arc::new(request));
+    let wish = Arc::clone(&request);
+    let selinux = move || looker.selinux.of_pod(&wish, &looker.table.load());
     let run = Run {
+        selinux: blocking(&node.pools.files, selinux).await?,
         hostname: hostname(&request, &id)?,
         log_directory: node.log_directory(&request)?,
         handler,
@@ -160,7 +166,7 @@ async fn work(
         bandwidth: networking::bandwidth(&request)?,
         node: Arc::clone(&node),
         id: id.clone(),
-        request: Arc::new(request),
+        request,
         created: SystemTime::now(),
         dirs: OnceLock::new(),
         attachment: OnceLock::new(),
@@ -250,6 +256,7 @@ impl Run {
                 .unwrap_or_default(),
             files: self.dirs().bundle.clone(),
             infra: self.infra.get().copied(),
+            selinux: self.selinux.clone(),
         }
     }
 }

@@ -60,6 +60,9 @@ pub struct Made {
     /// The checkpoint that it is restored from, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
+    /// SELinux labels.
+    #[serde(default)]
+    pub selinux: spec::selinux::Labels,
 }
 
 /// A checkpoint that a container is restored from.

@@ -57,4 +57,7 @@ pub struct Made {
     /// The process that holds a shared process namespace, where there is one.
     #[serde(default)]
     pub infra: Option<Init>,
+    /// SELinux labels.
+    #[serde(default)]
+    pub selinux: spec::selinux::Labels,
 }

@@ -1,6 +1,6 @@
 //! What tests start from: a registry with a small image, and a node that may pull it.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 use testkit::image_maker::ImageMaker;
 use testkit::node::{Node, Options};
@@ -13,6 +13,21 @@ pub(crate) struct Fixture {
     /// Reference of the image.
     pub(crate) image: String,
     _directory: TempDir,
+}
+
+impl Fixture {
+    /// Pid of a container's first process, from the verbose status.
+    pub(crate) async fn pid(&self, id: &str) -> Result<i64> {
+        let request = cri::v1::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: true,
+        };
+        let mut runtime = self.node.client().runtime();
+        let status = runtime.container_status(request).await?.into_inner();
+        let info = status.info.get("info").context("no verbose status")?;
+        let info: serde_json::Value = serde_json::from_str(info)?;
+        info["pid"].as_i64().context("no pid")
+    }
 }
 
 /// A node with the default options; the image is pulled.

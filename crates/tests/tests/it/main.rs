@@ -29,6 +29,7 @@ mod pods;
 mod pulls;
 mod restart;
 mod retries;
+mod selinux;
 mod service;
 mod shared_store;
 mod signatures;

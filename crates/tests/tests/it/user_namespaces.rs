@@ -82,13 +82,7 @@ async fn root_is_somebody_else_outside_and_its_files_are_its_own() -> Result<()>
     let seen = said(&f, &id, "echo by-name >/dev/stdout").await?;
     assert_eq!(seen, "by-name");
     // Outside they are somebody else's.
-    let verbose = v1::ContainerStatusRequest {
-        container_id: id.clone(),
-        verbose: true,
-    };
-    let status = f.node.client().runtime().container_status(verbose).await?;
-    let info: serde_json::Value = serde_json::from_str(&status.into_inner().info["info"])?;
-    let pid = info["pid"].as_i64().context("no pid")?;
+    let pid = f.pid(&id).await?;
     let stat = fs::metadata(format!("/proc/{pid}/root/srv/data/new"))?;
     assert_eq!((stat.uid(), stat.gid()), (FIRST + 7, FIRST + 8));
     assert_eq!(fs::metadata(format!("/proc/{pid}"))?.uid(), FIRST);
@@ -308,13 +302,7 @@ async fn limits_hold_for_a_pod_with_its_own_users() -> Result<()> {
         ..Default::default()
     });
     let id = f.node.run(&pod, config).await?;
-    let request = v1::ContainerStatusRequest {
-        container_id: id,
-        verbose: true,
-    };
-    let status = f.node.client().runtime().container_status(request).await?;
-    let info: serde_json::Value = serde_json::from_str(&status.into_inner().info["info"])?;
-    let pid = info["pid"].as_i64().context("no pid")?;
+    let pid = f.pid(&id).await?;
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let (v1, v2) = (":memory:", "0::");
     let (path, file) = match cgroups.lines().find_map(|line| line.split_once(v1)) {

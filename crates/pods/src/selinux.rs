@@ -1,0 +1,222 @@
+//! SELinux: which labels a pod and its containers get, and what of the node is labelled for them.
+//!
+//! Each pod has a level of its own, two categories that no other pod has: with the same type, pods
+//! can't reach each other's files. It is in the pod's record, so that a restart knows it.
+
+use std::collections::HashSet;
+use std::io::Read as _;
+use std::path::Path;
+
+use spec::selinux::{Defaults, Labels, MAX_FILE_BYTES, Request, free_level};
+
+use crate::request::{Mount, PidMode, Shared};
+use crate::state::pod::Pod;
+use crate::{ContainerRequest, Error, PodRequest, Snapshot};
+
+/// The type of processes that nothing is denied: what they see is not labelled for them.
+const SUPER_PRIVILEGED: &str = "spc_t";
+/// By these a pod wants volumes left as they are that have the label at their top.
+const TRY_SKIP: [&str; 2] = [
+    "io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel",
+    "try-skip-volume-selinux-label.crio.io",
+];
+/// Directories of the node that are never labelled for a container, as with CRI-O.
+const NODES_OWN: &[&str] = &[
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/etc/passwd",
+    "/etc/pki",
+    "/etc/shadow",
+    "/home",
+    "/lib",
+    "/lib64",
+    "/media",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var",
+    "/var/lib",
+    "/var/log",
+];
+
+/// SELinux on this node.
+#[derive(Debug, Clone, Default)]
+pub struct SeLinux(Option<On>);
+
+#[derive(Debug, Clone)]
+struct On {
+    defaults: Defaults,
+    /// Whether processes in the host's network have no label (`hostnetwork_disable_selinux`).
+    host_network_without: bool,
+}
+
+impl SeLinux {
+    /// Looks at the kernel and the policy; off where `wanted` says so.
+    #[must_use]
+    pub fn start(wanted: bool, host_network_without: bool) -> Self {
+        if !wanted || !sys::selinux::is_enabled() {
+            return Self(None);
+        }
+        let path = sys::selinux::container_contexts();
+        let defaults = read(&path).ok().and_then(|text| Defaults::parse(&text));
+        if defaults.is_none() {
+            let path = path.display().to_string();
+            tracing::warn!(
+                path,
+                "the policy has no labels for containers: they get none"
+            );
+        }
+        Self(defaults.map(|defaults| On {
+            defaults,
+            host_network_without,
+        }))
+    }
+
+    /// Labels of a new pod. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: the policy doesn't know what the request names.
+    pub(crate) fn of_pod(&self, request: &PodRequest, pods: &Snapshot) -> Result<Labels, Error> {
+        let Some(on) = &self.0 else {
+            return Ok(Labels::default());
+        };
+        if request.privileged || request.pid == PidMode::Host || request.ipc == Shared::Host {
+            return Ok(Labels::default());
+        }
+        let labels = Labels::of(&on.defaults, &request.selinux, &level(pods));
+        on.finished(labels, request.network)
+    }
+
+    /// Labels of a new container: its pod's, but for what it names itself. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::of_pod`].
+    pub(crate) fn of_container(
+        &self,
+        request: &ContainerRequest,
+        pod: &Pod,
+        pods: &Snapshot,
+    ) -> Result<Labels, Error> {
+        let Some(on) = &self.0 else {
+            return Ok(Labels::default());
+        };
+        if request.pid == PidMode::Host || pod.request.ipc == Shared::Host {
+            return Ok(Labels::default());
+        }
+        // In the host's network the label of processes is missing: the level is the files'.
+        let mut of_pod = pod.made.selinux.as_request();
+        if of_pod.is_empty() && !pod.made.selinux.mount.is_empty() {
+            let files = Labels {
+                process: pod.made.selinux.mount.clone(),
+                ..Labels::default()
+            };
+            of_pod.level = files.as_request().level;
+        }
+        let asked = request.selinux.or(&of_pod);
+        let mut labels = Labels::of(&on.defaults, &asked, &level(pods));
+        if request.privileged {
+            labels.process.clear();
+        }
+        on.finished(labels, pod.request.network)
+    }
+
+    /// Gives the directory of pods' monitors the label of containers' files: the pipes in it are
+    /// their standard output. Blocks.
+    pub(crate) fn label_monitors(&self, dir: &Path) -> Result<(), Error> {
+        match &self.0 {
+            Some(on) => label(dir, &on.defaults.file.to_string()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl On {
+    fn finished(&self, mut labels: Labels, network: Shared) -> Result<Labels, Error> {
+        if network == Shared::Host && self.host_network_without {
+            labels.process.clear();
+        }
+        for label in [&labels.process, &labels.mount] {
+            let known = sys::selinux::is_valid(label)
+                .map_err(Error::io("ask the kernel about a label", "/sys/fs/selinux"));
+            if !label.is_empty() && !known? {
+                let text = format!("SELinux label {label:?} is not one of this node's policy");
+                return Err(Error::Invalid(text));
+            }
+        }
+        Ok(labels)
+    }
+}
+
+/// The policy's file, up to a bound.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let bound = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
+    let file = std::fs::File::open(path)?;
+    file.take(bound).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// A level that none of the pods has.
+fn level(pods: &Snapshot) -> String {
+    let labels = pods.pods.values().map(|pod| &pod.made.selinux);
+    let taken: HashSet<String> = labels.map(|labels| labels.as_request().level).collect();
+    free_level(&taken, || u32::from_ne_bytes(sys::random::bytes()))
+}
+
+/// Labels a file or directory of ours; nothing for an empty label. Blocks.
+pub(crate) fn label(path: &Path, label: &str) -> Result<(), Error> {
+    match label {
+        "" => Ok(()),
+        label => sys::selinux::set_label(path, label).map_err(Error::io("label", path)),
+    }
+}
+
+/// Labels a volume and all beneath it, where the request wants that. Blocks.
+///
+/// # Errors
+/// [`Error::Invalid`]: it is a directory of the node's own.
+pub(crate) fn label_volume(
+    source: &Path,
+    mount: &Mount,
+    request: &ContainerRequest,
+    pod: &Pod,
+    labels: &Labels,
+    allowed: &[String],
+) -> Result<(), Error> {
+    let asked: &Request = &request.selinux.or(&pod.request.selinux);
+    if !mount.selinux_relabel || labels.mount.is_empty() || asked.kind == SUPER_PRIVILEGED {
+        return Ok(());
+    }
+    let failed = Error::io("label", source);
+    let place = source
+        .canonicalize()
+        .map_err(Error::io("resolve", source))?;
+    if NODES_OWN.iter().any(|own| place == Path::new(own)) {
+        let text = format!("SELinux relabeling of {} is not allowed", place.display());
+        return Err(Error::Invalid(text));
+    }
+    let set = |key: &&str| {
+        pod.request
+            .annotations
+            .get(*key)
+            .is_some_and(|on| on == "true")
+    };
+    let skips = |key: &&str| set(key) && spec::annotations::passes(key, allowed);
+    let result = match TRY_SKIP.iter().any(skips) {
+        true => sys::selinux::has_label(&place, &labels.mount).and_then(|has| match has {
+            true => Ok(()),
+            false => sys::selinux::relabel(&place, &labels.mount),
+        }),
+        false => sys::selinux::relabel(&place, &labels.mount),
+    };
+    result.map_err(failed)
+}
