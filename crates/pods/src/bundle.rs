@@ -54,6 +54,7 @@ pub(crate) struct Ingredients {
 pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made), Error> {
     let (request, pod) = (&from.request, &from.pod);
     let handler = node.handlers.get(&pod.made.handler)?;
+    let changing = node.changing.load_full();
     let rootfs = Rootfs::open(&from.root)?;
     let user = rootfs.user(&request.user, &from.image.user)?;
     let capabilities = capabilities(node, request, user.uid == 0)?;
@@ -116,7 +117,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         cwd,
         rlimits: node.options.ulimits.clone(),
         no_new_privileges: request.no_new_privs,
-        apparmor_profile: node.apparmor.profile_of(request)?,
+        apparmor_profile: changing.apparmor.profile_of(request)?,
         oom_score_adj: Some(node.host.oom_score(request.resources.oom_score_adj)),
         capabilities: Some(capabilities.sets),
     };
@@ -312,13 +313,12 @@ fn seccomp_filter(
         let text = fs::read(path).map_err(Error::io("read seccomp profile", path))?;
         Ok::<_, Error>(Some(seccomp::Profile::parse(&text)?.filter(surroundings)))
     };
-    let request = &from.request;
+    let (request, changing) = (&from.request, node.changing.load());
     if let Some(text) = &from.seccomp {
         return Ok(Some(seccomp::Profile::parse(text)?.filter(surroundings)));
     }
     if request.privileged {
-        return node
-            .options
+        return changing
             .privileged_seccomp_profile
             .as_deref()
             .map_or(Ok(None), read);
@@ -327,7 +327,7 @@ fn seccomp_filter(
         Profile::Unset | Profile::Unconfined => Ok(None),
         Profile::Localhost(path) => read(Path::new(path.trim_start_matches("localhost/"))),
         Profile::RuntimeDefault if !of_handler.as_os_str().is_empty() => read(of_handler),
-        Profile::RuntimeDefault => match &node.options.seccomp_profile {
+        Profile::RuntimeDefault => match &changing.seccomp_profile {
             Some(path) if path.try_exists().unwrap_or(true) => read(path),
             Some(_) | None => Ok(Some(seccomp::default_filter(surroundings))),
         },

@@ -41,7 +41,7 @@ mod timezone;
 pub use error::Error;
 pub use events::{Event, Happened};
 pub use ids::{ContainerId, PodId};
-pub use node::{ImageVolumes, Options, PauseImage, Rooms};
+pub use node::{Changing, ImageVolumes, Options, PauseImage, Rooms};
 pub use operations::Running as RunningOperation;
 pub use operations::exec_sync::Executed;
 pub use request::{ContainerRequest, PodRequest};
@@ -68,8 +68,8 @@ impl Pods {
     ///
     /// # Errors
     /// Records or directories that can't be read at all.
-    pub async fn start(options: Options, rooms: Rooms) -> Result<Self, Error> {
-        let node = Arc::new(Node::new(options, rooms)?);
+    pub async fn start(options: Options, changing: Changing, rooms: Rooms) -> Result<Self, Error> {
+        let node = Arc::new(Node::new(options, changing, rooms)?);
         let reader = Arc::clone(&node);
         let leftovers = blocking(&node.pools.files, move || restore::read(&reader)).await?;
         let repairer = Arc::clone(&node);
@@ -79,6 +79,17 @@ impl Pods {
         });
         statistics::collect(&node);
         Ok(Self(node))
+    }
+
+    /// Goes on with other options and handlers. Returns the names of handlers that are gone from
+    /// the configuration and stay for the pods that use them.
+    #[must_use]
+    pub fn change(&self, changing: Changing, handlers: runtime::Handlers) -> Vec<String> {
+        let pods = self.0.table.load();
+        let is_used = |name: &str| pods.pods.values().any(|pod| pod.made.handler == name);
+        let kept = self.0.handlers.replace(handlers, is_used);
+        self.0.changing.store(Arc::new(changing));
+        kept
     }
 
     /// Runs a pod sandbox and returns its id. The repeat of a request returns the same.

@@ -100,7 +100,7 @@ pub(crate) const ROWS: &[Row] = &[
         key: "monitor_cgroup",
         kind: Kind::Text,
         default: r#""""#,
-        reload: Reload::Sighup,
+        reload: Reload::Never,
         effect: Effect::Yes,
         flag: "",
         env: "",

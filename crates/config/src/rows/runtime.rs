@@ -387,7 +387,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""""#,
         reload: Reload::Sighup,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "log-filter",
         env: "CONTAINER_LOG_FILTER",
         help: "only log lines that match; bad regex = error",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use image::{Images, LAYER_SIZES};
 use pods::Pods;
 use pods::state::container::Phase;
+use tokio::sync::watch;
 
 use super::calls::{Call, Calls};
 use super::exposition::{Kind, Text};
@@ -22,7 +23,7 @@ pub(super) struct Sources {
     pub(super) pods: Pods,
     pub(super) images: Arc<Images>,
     pub(super) selection: Selection,
-    pub(super) default_runtime: String,
+    pub(super) default_runtime: watch::Receiver<Arc<str>>,
 }
 
 impl Sources {
@@ -39,7 +40,7 @@ impl Sources {
         }
         if let Some(name) = self.selection.name("default_runtime") {
             text.metric(&name, Kind::Gauge, "Always 1, for the default runtime.");
-            text.sample(&name, &[("runtime", &self.default_runtime)], 1);
+            text.sample(&name, &[("runtime", &**self.default_runtime.borrow())], 1);
         }
         own_process(&mut text);
         text

@@ -27,6 +27,7 @@ mod own_files;
 mod peers;
 mod pods;
 mod pulls;
+mod reload;
 mod restart;
 mod retries;
 mod service;
