@@ -70,10 +70,12 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
 
 /// Options that a reload changes. Blocks.
 pub(crate) fn changing(settings: &Settings) -> Result<pods::Changing> {
+    let dirs = settings.list("crio.runtime", "cdi_spec_dirs");
     Ok(pods::Changing {
         pause_image: pause_image(settings)?,
         seccomp_profile: seccomp_profile(settings, "seccomp_profile")?,
         privileged_seccomp_profile: seccomp_profile(settings, "privileged_seccomp_profile")?,
+        cdi_spec_dirs: dirs.iter().map(PathBuf::from).collect(),
         apparmor: apparmor(settings)?,
     })
 }

@@ -6,6 +6,7 @@
 //! themselves are reached by those crates' `fuzzing` modules, which no release has.
 
 mod accounts;
+mod cdi;
 mod kernel;
 mod monitor;
 mod seccomp;
@@ -21,6 +22,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("artifact_index", storage::fuzzing::artifact_index),
     ("attachments", image::fuzzing::attachments),
     ("bundle", image::fuzzing::bundle),
+    ("cdi", cdi::file),
     ("checkpoint_json", runtime::fuzzing::checkpoint_json),
     ("chunked", image::fuzzing::chunked),
     ("cni_config", network::fuzzing::config),

@@ -20,8 +20,8 @@ use crate::rootfs::Rootfs;
 use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, accounts, devices, files, image_volumes, own_volumes,
-    timezone,
+    ContainerId, ContainerRequest, Error, accounts, cdi, devices, files, image_volumes,
+    own_volumes, timezone,
 };
 
 /// What a container is made from.
@@ -158,7 +158,9 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         readonly_paths: request.readonly_paths.clone(),
         annotations: container_annotations(from, &handler.config.allowed_annotations),
     };
-    Ok((spec::container::build(parts), made))
+    let mut spec = spec::container::build(parts);
+    cdi::inject(&changing.cdi_spec_dirs, request, &mut spec)?;
+    Ok((spec, made))
 }
 
 fn volume_ids(volumes: &[Volume]) -> Vec<String> {

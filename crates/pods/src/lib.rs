@@ -10,6 +10,7 @@
 mod accounts;
 pub mod apparmor;
 mod bundle;
+mod cdi;
 pub mod cgroups;
 mod checkpoint;
 mod devices;
@@ -25,6 +26,7 @@ mod monitors;
 mod namespaces;
 mod networking;
 mod node;
+mod node_files;
 mod operations;
 mod own_volumes;
 mod records;

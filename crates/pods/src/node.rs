@@ -93,6 +93,8 @@ pub struct Changing {
     pub seccomp_profile: Option<PathBuf>,
     /// Seccomp profile of privileged containers.
     pub privileged_seccomp_profile: Option<PathBuf>,
+    /// Directories of CDI spec files; a later one goes before an earlier.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// AppArmor on this node.
     pub apparmor: AppArmor,
 }

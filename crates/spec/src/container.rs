@@ -115,6 +115,7 @@ pub fn build(parts: Parts) -> oci::Spec {
         root: Some(parts.root),
         hostname: parts.hostname,
         mounts: parts.mounts,
+        hooks: None,
         annotations: parts.annotations,
         linux: Some(oci::Linux {
             namespaces: namespaces(parts.namespaces),
@@ -123,6 +124,7 @@ pub fn build(parts: Parts) -> oci::Spec {
             resources: Some(resources),
             rootfs_propagation: crate::mounts::root_propagation(&parts.binds).to_owned(),
             seccomp: parts.seccomp,
+            intel_rdt: None,
             sysctl: BTreeMap::new(),
             masked_paths: paths(parts.masked_paths, MASKED),
             readonly_paths: paths(parts.readonly_paths, READONLY),

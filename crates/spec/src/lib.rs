@@ -5,6 +5,7 @@
 pub mod annotations;
 pub mod apparmor;
 pub mod capabilities;
+pub mod cdi;
 pub mod container;
 mod limits;
 pub mod mounts;

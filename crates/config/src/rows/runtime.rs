@@ -189,7 +189,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::List,
         default: r#"["/etc/cdi", "/var/run/cdi"]"#,
         reload: Reload::Sighup,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "cdi-spec-dirs",
         env: "CONTAINER_CDI_SPEC_DIRS",
         help: "CDI spec directories, later wins",

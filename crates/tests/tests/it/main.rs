@@ -10,6 +10,7 @@
 mod apparmor;
 mod artifacts;
 mod bad_input;
+mod cdi;
 mod checkpoint;
 mod chunked;
 mod containers;

@@ -98,10 +98,14 @@ async fn what_may_change_does_so_without_a_restart() -> Result<()> {
     let refused = refused.downcast::<tonic::Status>().unwrap();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
 
+    let cdi = dir.path().join("cdi");
+    fs::create_dir(&cdi)?;
+    let device = "cdiVersion: 0.5.0\nkind: v.com/c\ndevices:\n- name: d\n  containerEdits:\n    env: [\"SAYS=found\"]\n";
+    fs::write(cdi.join("device.yaml"), device)?;
     let profile = profile(dir.path())?;
     let base = format!(
         "[crio]\nroot = \"/elsewhere\"\n[crio.image]\npinned_images = [\"*busybox*\"]\n\
-         [crio.runtime]\nseccomp_profile = {profile:?}\nlog_level = \"info\"\n"
+         [crio.runtime]\nseccomp_profile = {profile:?}\ncdi_spec_dirs = [{cdi:?}]\nlog_level = \"info\"\n"
     );
     let handler = format!(
         "[crio.runtime.runtimes.second]\nruntime_path = {:?}\nruntime_root = {:?}\n",
@@ -122,6 +126,13 @@ async fn what_may_change_does_so_without_a_restart() -> Result<()> {
         "the profile counts"
     );
     assert!(is_pinned(&f).await?);
+    let mut config = container("cdi", &f.image, &["sleep", "1000"]);
+    config.cdi_devices.push(v1::CdiDevice {
+        name: "v.com/c=d".into(),
+    });
+    let asking = f.node.run(&id, config).await?;
+    let found = f.node.exec(&asking, &["sh", "-c", "echo $SAYS"]).await?;
+    assert_eq!(found.stdout, b"found\n");
     let request = v1::StatusRequest { verbose: true };
     let status = f
         .node
