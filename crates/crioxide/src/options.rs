@@ -57,6 +57,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         checkpoints: settings.bool(section, "enable_criu_support"),
         log_size_max: log_size(settings)?,
         read_only: settings.bool(section, "read_only"),
+        default_mounts_file: settings.path(section, "default_mounts_file"),
         absent_sources_rejected: paths("absent_mount_sources_to_reject"),
         bind_mount_prefix: settings.path(section, "bind_mount_prefix"),
         stop_timeout: seconds("ctr_stop_timeout", STOP_TIMEOUT),

@@ -20,8 +20,8 @@ use crate::rootfs::Rootfs;
 use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, accounts, cdi, devices, files, image_volumes,
-    own_volumes, timezone,
+    ContainerId, ContainerRequest, Error, accounts, cdi, default_mounts, devices, files,
+    image_volumes, own_volumes, timezone,
 };
 
 /// What a container is made from.
@@ -82,6 +82,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         }
     }
     binds.extend(own_volumes::make(node, from, &rootfs, &user)?);
+    binds.extend(default_mounts::make(node, from, &binds)?);
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
     let devices = devices::resolve(&request.devices, all_devices)?;
     let read_only = request.readonly_rootfs || node.options.read_only && !request.privileged;

@@ -13,6 +13,7 @@ mod bundle;
 mod cdi;
 pub mod cgroups;
 mod checkpoint;
+mod default_mounts;
 mod devices;
 mod error;
 mod events;

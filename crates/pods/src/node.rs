@@ -63,6 +63,8 @@ pub struct Options {
     pub log_size_max: u64,
     /// Whether roots are read-only with writable temporary directories.
     pub read_only: bool,
+    /// `mounts.conf`, mounts of all containers; empty for the usual places.
+    pub default_mounts_file: PathBuf,
     /// Missing bind mount sources that are an error and not created.
     pub absent_sources_rejected: Vec<PathBuf>,
     /// Put before bind mount sources, for a daemon in a container.

@@ -321,7 +321,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""""#,
         reload: Reload::EachUse,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "default-mounts-file",
         env: "CONTAINER_DEFAULT_MOUNTS_FILE",
         help: "SRC:DST lines (secrets)",

@@ -15,6 +15,7 @@ mod checkpoint;
 mod chunked;
 mod containers;
 mod costs;
+mod default_mounts;
 mod encrypted;
 mod events;
 mod faults;
