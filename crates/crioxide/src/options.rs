@@ -226,7 +226,20 @@ pub(crate) fn rooms(settings: &Settings, matches: &ArgMatches) -> Result<pods::R
         network: network(settings, matches),
         host_ports: host_ports(matches),
         handlers: handlers(settings)?,
+        hooks: hooks(settings)?,
     })
+}
+
+/// The hooks of `hooks_dir`.
+fn hooks(settings: &Settings) -> Result<pods::OciHooks> {
+    let (section, key) = ("crio.runtime", "hooks_dir");
+    let dirs: Vec<PathBuf> = settings
+        .list(section, key)
+        .iter()
+        .map(PathBuf::from)
+        .collect();
+    let wrong = |error| settings.wrong(section, key, format!("{:#}", anyhow::Error::from(error)));
+    Ok(pods::OciHooks::read(&dirs).map_err(wrong)?)
 }
 
 /// Loads the default profile, where it is the built-in one.

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod cdi;
+mod hooks;
 mod kernel;
 mod monitor;
 mod seccomp;
@@ -34,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("entry_path", storage::fuzzing::entry_path),
     ("exit_record", monitor::exit_record),
     ("features", runtime::fuzzing::features),
+    ("hook_file", hooks::file),
     ("image_config", image::fuzzing::config),
     ("inflate", image::fuzzing::inflate),
     ("journal", crioxide_monitor::fuzzing::journal),

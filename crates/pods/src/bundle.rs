@@ -160,6 +160,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         annotations: container_annotations(from, &handler.config.allowed_annotations),
     };
     let mut spec = spec::container::build(parts);
+    node.hooks.inject(pod, request, &mut spec);
     cdi::inject(&changing.cdi_spec_dirs, request, &mut spec)?;
     Ok((spec, made))
 }

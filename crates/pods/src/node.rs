@@ -11,6 +11,7 @@ use sys::pool::Pool;
 use crate::apparmor::AppArmor;
 use crate::cgroups::Keeper;
 use crate::monitors::Live;
+use crate::oci_hooks::OciHooks;
 use crate::operations::Operations;
 use crate::records::Dirs;
 use crate::snapshot::Table;
@@ -150,6 +151,8 @@ pub struct Rooms {
     pub host_ports: network::HostPorts,
     /// Runtime handlers.
     pub handlers: runtime::Handlers,
+    /// Hooks of the node's hook files.
+    pub hooks: OciHooks,
 }
 
 /// What all operations share.
@@ -162,6 +165,7 @@ pub(crate) struct Node {
     pub(crate) network: Arc<network::Network>,
     pub(crate) host_ports: Arc<network::HostPorts>,
     pub(crate) handlers: runtime::Handlers,
+    pub(crate) hooks: OciHooks,
     pub(crate) host: crate::host::Host,
     pub(crate) pools: Pools,
     pub(crate) table: Table,
@@ -182,6 +186,7 @@ impl Node {
             network: Arc::new(rooms.network),
             host_ports: Arc::new(rooms.host_ports),
             handlers: rooms.handlers,
+            hooks: rooms.hooks,
             host: crate::host::Host::look()?,
             pools: Pools::default(),
             table: Table::new(crate::Snapshot::default()),

@@ -7,6 +7,7 @@ pub mod apparmor;
 pub mod capabilities;
 pub mod cdi;
 pub mod container;
+pub mod hooks;
 mod limits;
 pub mod mounts;
 pub mod oci;

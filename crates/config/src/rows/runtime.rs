@@ -310,7 +310,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::List,
         default: r#"["/usr/share/containers/oci/hooks.d"]"#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "hooks-dir",
         env: "CONTAINER_HOOKS_DIR",
         help: "OCI hook JSON dirs (oci-hooks 1.0.0 and 0.1.0), later wins; missing dirs created or skipped",

@@ -25,6 +25,7 @@ mod image_matrix;
 mod image_volumes;
 mod images;
 mod metrics;
+mod oci_hooks;
 mod own_files;
 mod peers;
 mod pods;
