@@ -38,6 +38,7 @@ mod rootfs;
 mod seccomp_artifact;
 mod session;
 mod snapshot;
+mod stages;
 pub mod state;
 pub mod statistics;
 mod timezone;
@@ -311,6 +312,25 @@ impl Pods {
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
         self.0.statistics.oom_kills()
+    }
+
+    /// Events for which a subscriber's queue had no room, since the daemon's start.
+    #[must_use]
+    pub fn dropped_events(&self) -> u64 {
+        self.0.table.dropped_events()
+    }
+
+    /// How often a pod or container was asked for again while it was being made, by the stage that
+    /// its making was at, since the daemon's start.
+    #[must_use]
+    pub fn stalled(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut by_stage = std::collections::BTreeMap::new();
+        for ((kind, stage), count) in self.0.operations.joined() {
+            if let Some(stage) = stages::of(kind, stage) {
+                *by_stage.entry(stage).or_default() += count;
+            }
+        }
+        by_stage
     }
 
     /// How often the monitor of containers that are there was lost, since the daemon's start.

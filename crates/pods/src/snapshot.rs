@@ -257,6 +257,11 @@ impl Table {
         (events::present(&self.current.load()), subscribers.add())
     }
 
+    /// Events for which a subscriber had no room.
+    pub(crate) fn dropped_events(&self) -> u64 {
+        lock(&self.changing).dropped()
+    }
+
     /// Changes the snapshot; `with` says what that means to subscribers.
     fn change<T>(&self, with: impl FnOnce(&mut Snapshot) -> (T, Vec<Event>)) -> T {
         let mut subscribers = lock(&self.changing);
