@@ -245,12 +245,17 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
                 .spec(container.id.as_str())
                 .await
                 .map_err(|error| status(&error))?;
-            response.info = info(&json!({
+            let mut told = json!({
                 "sandboxID": container.pod.as_str(),
                 "pid": container.phase.init().map_or(0, |init| init.pid),
                 "runtimeSpec": spec,
                 "privileged": container.request.privileged,
-            }));
+            });
+            if self.pods.checkpoints() {
+                told["checkpointedAt"] = containers::checkpointed_at(&container).into();
+                told["restored"] = container.made.restored.is_some().into();
+            }
+            response.info = info(&told);
         }
         Ok(Response::new(response))
     }

@@ -338,7 +338,9 @@ fn seccomp_filter(
     }
 }
 
-pub(crate) fn timestamp(at: SystemTime) -> String {
+/// A time as RFC 3339 has it, in UTC; empty where that can't be.
+#[must_use]
+pub fn timestamp(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at)
         .map(|at| at.to_string())
         .unwrap_or_default()

@@ -43,6 +43,7 @@ pub mod state;
 pub mod statistics;
 mod timezone;
 
+pub use bundle::timestamp;
 pub use error::Error;
 pub use events::{Event, Happened};
 pub use ids::{ContainerId, PodId};
@@ -388,6 +389,12 @@ impl Pods {
     #[must_use]
     pub fn keeper(&self) -> &cgroups::Keeper {
         &self.0.options.keeper
+    }
+
+    /// Whether containers may be checkpointed and restored.
+    #[must_use]
+    pub fn checkpoints(&self) -> bool {
+        self.0.options.checkpoints
     }
 
     /// The runtime handlers.

@@ -161,6 +161,16 @@ impl Table {
         });
     }
 
+    /// Takes note of a checkpoint of a container; nothing where it is gone.
+    pub(crate) fn checkpointed(&self, id: &ContainerId, at: std::time::SystemTime) {
+        self.change(|snapshot| {
+            if let Some(container) = snapshot.containers.get_mut(id) {
+                Arc::make_mut(container).checkpointed = Some(at);
+            }
+            ((), Vec::new())
+        });
+    }
+
     /// Takes note of what a pod may use; nothing where it is gone.
     pub(crate) fn allow(&self, id: &PodId, resources: Arc<PodResources>) {
         self.change(|snapshot| {
