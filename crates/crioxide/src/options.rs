@@ -444,6 +444,16 @@ fn one_handler(
         allowed_annotations: handler.list("allowed_annotations"),
         privileged_without_host_devices: handler.bool("privileged_without_host_devices"),
         monitor_cgroup: handler.text("monitor_cgroup"),
+        exec_on_first_cpu: match handler.text("exec_cpu_affinity").as_str() {
+            "" => false,
+            "first" => true,
+            other => {
+                let name = handler.name;
+                return Err(anyhow!(
+                    "exec_cpu_affinity of handler {name}: {other:?} is neither \"first\" nor empty"
+                ));
+            }
+        },
         no_pivot: settings.bool("crio.runtime", "no_pivot"),
         systemd_cgroup: settings.text("crio.runtime", "cgroup_manager") == "systemd",
     })

@@ -121,6 +121,8 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         apparmor_profile: changing.apparmor.profile_of(request)?,
         oom_score_adj: Some(node.host.oom_score(request.resources.oom_score_adj)),
         capabilities: Some(capabilities.sets),
+        // A command's own, by the limits that are in force then.
+        exec_cpu_affinity: None,
     };
     let surroundings = seccomp::Surroundings {
         bounding: capabilities.bounding,

@@ -31,6 +31,8 @@ pub struct Config {
     pub privileged_without_host_devices: bool,
     /// Where the monitor's cgroup is made: empty or `pod`, or a path.
     pub monitor_cgroup: String,
+    /// Whether commands in a container begin on the first of its processors.
+    pub exec_on_first_cpu: bool,
     /// Whether `--no-pivot` is passed.
     pub no_pivot: bool,
     /// Whether systemd keeps the cgroups.

@@ -66,6 +66,17 @@ pub struct Process {
     /// Score for the OOM killer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i64>,
+    /// Processors of a process that is started by exec.
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
+}
+
+/// Processors of a process that is started by exec (runtime-spec 1.2.1, config.md "process").
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuAffinity {
+    /// A list, set before it enters the container's cgroup; there newer kernels keep it.
+    pub initial: String,
 }
 
 #[expect(

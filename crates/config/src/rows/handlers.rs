@@ -200,7 +200,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""""#,
         reload: Reload::Sighup,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "",
         env: "",
         help: r#""" or "first": CPU for exec processes"#,
