@@ -20,7 +20,7 @@ pub use command_line::{flags, given};
 pub use file::Origin;
 pub use row::{Effect, Kind, Reload, Row};
 pub use rows::{all as rows, find};
-pub use settings::{Handler, Settings, Sources};
+pub use settings::{Change, Handler, Settings, Sources};
 pub use storage_conf::StorageSources;
 pub use value::{Value, duration};
 

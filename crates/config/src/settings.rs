@@ -1,5 +1,7 @@
 //! All options with the values in force, and where each came from.
 
+mod reload;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,8 +29,10 @@ pub struct Sources {
     pub given: Given,
 }
 
+pub use self::reload::Change;
+
 /// The options in force.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     values: BTreeMap<(&'static str, &'static str, String), (Value, Option<Origin>)>,
     handlers: BTreeSet<String>,
@@ -412,6 +416,50 @@ mod tests {
             given,
             ..Sources::default()
         })
+    }
+
+    #[test]
+    fn a_later_reading_changes_what_may_be_reloaded() {
+        let old = "[crio]\nroot = \"/one\"\n[crio.runtime]\nseccomp_profile = \"/a\"\nlog_level = \"info\"\n\
+                   [crio.runtime.runtimes.a]\nruntime_path = \"/a\"\n[crio.runtime.runtimes.b]\nruntime_path = \"/b\"\n";
+        let new = "[crio]\nroot = \"/two\"\n[crio.runtime]\nseccomp_profile = \"/b\"\nlog_level = \"debug\"\n\
+                   [crio.image]\npause_image = \"x\"\n\
+                   [crio.runtime.runtimes.a]\nruntime_path = \"/aa\"\n[crio.runtime.runtimes.c]\nruntime_path = \"/c\"\n";
+        let old = load(&[("crio.conf", old)], &["--cdi-spec-dirs=/flag"]).unwrap();
+        let new = load(&[("crio.conf", new)], &["--cdi-spec-dirs=/flag"]).unwrap();
+        let (merged, changes) = old.reloaded(new);
+        assert_eq!(merged.text("crio", "root"), "/one");
+        assert_eq!(merged.text("crio.runtime", "seccomp_profile"), "/b");
+        // The environment says so, before and after.
+        assert_eq!(merged.text("crio.runtime", "log_level"), "warn");
+        assert_eq!(merged.list("crio.runtime", "cdi_spec_dirs"), ["/flag"]);
+        let handlers: Vec<_> = merged
+            .handlers()
+            .map(|handler| (handler.name, handler.text("runtime_path")))
+            .collect();
+        assert_eq!(handlers, [("a", "/aa".to_owned()), ("c", "/c".to_owned())]);
+        let change = |option: &str, value: Option<&str>, reloads| Change {
+            option: option.into(),
+            value: value.map(str::to_owned),
+            reloads,
+        };
+        let mut sorted = changes;
+        sorted.sort_by(|one, other| one.option.cmp(&other.option));
+        assert_eq!(
+            sorted,
+            [
+                change(
+                    "crio.runtime.runtimes.a.runtime_path",
+                    Some("\"/aa\""),
+                    true
+                ),
+                change("crio.runtime.runtimes.b.runtime_path", None, true),
+                change("crio.runtime.runtimes.c.runtime_path", Some("\"/c\""), true),
+                change("pause_image", Some("\"x\""), true),
+                change("root", Some("\"/two\""), false),
+                change("seccomp_profile", Some("\"/b\""), true),
+            ]
+        );
     }
 
     #[test]

@@ -48,6 +48,16 @@ pub(crate) fn list(snapshot: &Snapshot, filter: &v1::ContainerFilter) -> Vec<v1:
     list
 }
 
+/// When the last checkpoint of a container was made, or the one that it was restored from; the first of
+/// all times, as Go has it, where there is none.
+pub(crate) fn checkpointed_at(container: &Container) -> String {
+    const NEVER: &str = "0001-01-01T00:00:00Z";
+    let own = container.checkpointed.map(pods::timestamp);
+    let restored = container.made.restored.as_ref();
+    let restored = restored.map(|from| from.checkpointed.clone());
+    own.or(restored).unwrap_or_else(|| NEVER.to_owned())
+}
+
 fn item(container: &Container) -> v1::Container {
     v1::Container {
         id: container.id.to_string(),

@@ -5,7 +5,7 @@
 //! | absent | NotFound |
 //! | a request that can't be meant | InvalidArgument |
 //! | the same name with another request | AlreadyExists |
-//! | not in the state for it, image in use, image refused by policy | FailedPrecondition |
+//! | not in the state for it, image in use or refused by policy, no such CDI device | FailedPrecondition |
 //! | time is spent | DeadlineExceeded |
 //! | disk full, out of processes or memory | ResourceExhausted |
 //! | registry or network not there | Unavailable |
@@ -30,7 +30,7 @@ pub fn status(error: &pods::Error) -> Status {
             Code::InvalidArgument
         }
         Error::AlreadyExists(_) => Code::AlreadyExists,
-        Error::WrongState(_) | Error::Step(_) => Code::FailedPrecondition,
+        Error::WrongState(_) | Error::Step(_) | Error::Cdi(_) => Code::FailedPrecondition,
         Error::TimedOut(_) => Code::DeadlineExceeded,
         Error::NetworkNotReady(_) => Code::Unavailable,
         Error::Image(error) => return image_status(error),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pods::Pods;
 use serde_json::json;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::errors::status;
@@ -27,7 +28,7 @@ pub struct RuntimeService {
     pods: Pods,
     identity: Identity,
     /// The configuration in force, as Status shows it.
-    config: Arc<str>,
+    config: watch::Receiver<Arc<str>>,
     promises: ::streaming::Promises,
     /// Whether clients may subscribe to events (`enable_pod_events`).
     pod_events: bool,
@@ -39,7 +40,7 @@ impl RuntimeService {
     pub fn new(
         pods: Pods,
         identity: Identity,
-        config: Arc<str>,
+        config: watch::Receiver<Arc<str>>,
         promises: ::streaming::Promises,
     ) -> Self {
         Self {
@@ -244,12 +245,17 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
                 .spec(container.id.as_str())
                 .await
                 .map_err(|error| status(&error))?;
-            response.info = info(&json!({
+            let mut told = json!({
                 "sandboxID": container.pod.as_str(),
                 "pid": container.phase.init().map_or(0, |init| init.pid),
                 "runtimeSpec": spec,
                 "privileged": container.request.privileged,
-            }));
+            });
+            if self.pods.checkpoints() {
+                told["checkpointedAt"] = containers::checkpointed_at(&container).into();
+                told["restored"] = container.made.restored.is_some().into();
+            }
+            response.info = info(&told);
         }
         Ok(Response::new(response))
     }
@@ -304,8 +310,9 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
             .pods
             .handlers()
             .all()
+            .into_iter()
             .map(|(name, handler)| v1::RuntimeHandler {
-                name: name.to_owned(),
+                name,
                 features: Some(v1::RuntimeHandlerFeatures {
                     recursive_read_only_mounts: handler.features.recursive_readonly,
                     user_namespaces: user_namespaces && handler.features.user_namespaces,
@@ -329,7 +336,7 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
         if request.into_inner().verbose {
             response.info = HashMap::from([(
                 "config".to_owned(),
-                json!({"crio": &*self.config}).to_string(),
+                json!({"crio": **self.config.borrow()}).to_string(),
             )]);
         }
         Ok(Response::new(response))

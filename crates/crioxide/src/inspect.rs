@@ -7,6 +7,7 @@ use http::StatusCode;
 use pods::request::Shared;
 use pods::{Container, Pods};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// What is inspected.
 #[derive(Debug, Clone)]
@@ -14,7 +15,7 @@ pub(crate) struct Inspect {
     pub(crate) pods: Pods,
     pub(crate) images: Arc<image::Images>,
     /// The configuration in force, as TOML.
-    pub(crate) config: Arc<str>,
+    pub(crate) config: watch::Receiver<Arc<str>>,
     /// The graph root.
     pub(crate) root: PathBuf,
 }
@@ -26,7 +27,11 @@ impl Inspect {
     /// Answers a GET of `path`.
     pub(crate) async fn answer(&self, path: &str) -> Answer {
         match path {
-            "/config" => (StatusCode::OK, "application/toml", self.config.to_string()),
+            "/config" => (
+                StatusCode::OK,
+                "application/toml",
+                self.config.borrow().to_string(),
+            ),
             "/info" => document(&self.info()),
             "/operations" => document(&json!(self.pods.operations())),
             "/pulls" => document(&self.pulls()),

@@ -1,30 +1,134 @@
 //! The daemon's log: lines on standard error, as `key=value` text or JSON.
 
-use anyhow::{Result, bail};
-use tracing_subscriber::filter::LevelFilter;
+use std::io::{self, Write};
+use std::sync::{Arc, PoisonError, RwLock};
 
-/// Starts logging at `level`, one of CRI-O's names.
-///
-/// # Errors
-/// An unknown level.
-pub(crate) fn start(level: &str, format: &str) -> Result<()> {
-    let level = match level {
-        "trace" => LevelFilter::TRACE,
-        "debug" => LevelFilter::DEBUG,
-        "info" => LevelFilter::INFO,
-        "warn" | "warning" => LevelFilter::WARN,
-        "error" | "fatal" | "panic" => LevelFilter::ERROR,
-        other => bail!(
-            "crio.runtime.log_level: {other:?} is none of fatal, panic, error, warn, info, debug, trace"
-        ),
-    };
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
-    match format {
-        "json" => lines.json().init(),
-        _ => lines.with_target(false).init(),
+use anyhow::{Context as _, Result, bail};
+use config::Settings;
+use regex::Regex;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, fmt, reload};
+
+/// What is logged.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    level: LevelFilter,
+    /// What a line has to match.
+    filter: Option<Regex>,
+}
+
+impl Choice {
+    /// `log_level`, by CRI-O's names, and `log_filter`.
+    ///
+    /// # Errors
+    /// An unknown level; a filter that is no pattern.
+    pub(crate) fn of(settings: &Settings) -> Result<Self> {
+        let section = "crio.runtime";
+        let level = match settings.text(section, "log_level") {
+            "trace" => LevelFilter::TRACE,
+            "debug" => LevelFilter::DEBUG,
+            "info" => LevelFilter::INFO,
+            "warn" | "warning" => LevelFilter::WARN,
+            "error" | "fatal" | "panic" => LevelFilter::ERROR,
+            other => bail!(
+                "crio.runtime.log_level: {other:?} is none of fatal, panic, error, warn, info, debug, trace"
+            ),
+        };
+        let filter = settings.text(section, "log_filter");
+        let filter = (!filter.is_empty()).then(|| Regex::new(filter)).transpose();
+        Ok(Self {
+            level,
+            filter: filter.context("crio.runtime.log_filter")?,
+        })
     }
-    Ok(())
+}
+
+/// The log that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    level: reload::Handle<LevelFilter, Registry>,
+    filter: Filter,
+}
+
+impl Log {
+    /// Goes on with another choice.
+    pub(crate) fn set(&self, choice: Choice) {
+        if let Err(error) = self.level.reload(choice.level) {
+            tracing::error!(%error, "log level not changed");
+        }
+        self.filter.set(choice.filter);
+    }
+}
+
+/// Starts logging.
+pub(crate) fn start(choice: Choice, format: &str) -> Log {
+    let (level, handle) = reload::Layer::new(choice.level);
+    let filter = Filter(Arc::new(RwLock::new(choice.filter)));
+    let lines = fmt::layer().with_writer(filter.clone()).with_ansi(false);
+    let log = tracing_subscriber::registry().with(level);
+    match format {
+        "json" => log.with(lines.json()).init(),
+        _ => log.with(lines.with_target(false)).init(),
+    }
+    Log {
+        level: handle,
+        filter,
+    }
+}
+
+/// Lets lines through to standard error that match; all where there is no pattern.
+#[derive(Debug, Clone)]
+struct Filter(Arc<RwLock<Option<Regex>>>);
+
+impl Filter {
+    fn set(&self, pattern: Option<Regex>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = pattern;
+    }
+
+    fn passes(&self, line: &[u8]) -> bool {
+        let pattern = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        pattern.as_ref().is_none_or(|pattern| {
+            let line = String::from_utf8_lossy(line);
+            pattern.is_match(line.trim_end())
+        })
+    }
+}
+
+impl MakeWriter<'_> for Filter {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Filter {
+    /// A whole line, as it is made by `fmt::layer`.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.passes(line) {
+            io::stderr().write_all(line)?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_lets_lines_through_that_match() {
+        let filter = Filter(Arc::new(RwLock::new(None)));
+        assert!(filter.passes(b"anything\n"));
+        filter.set(Some(Regex::new("pod=a$").unwrap()));
+        assert!(filter.passes(b"INFO made pod=a\n"));
+        assert!(!filter.passes(b"INFO made pod=ab\n"));
+    }
 }

@@ -1,11 +1,13 @@
 //! The daemon: command line, start-up order, signals. How anything is done is elsewhere.
 
 mod commands;
+mod diagnostics;
 mod inspect;
 mod logging;
 mod markers;
 mod options;
 mod programs;
+mod reload;
 mod serve;
 mod streams;
 mod telemetry;
@@ -31,7 +33,7 @@ fn main() -> ExitCode {
     let matches = command().get_matches();
     let result = match matches.subcommand() {
         Some((name, own)) => sub_command(name, own, &matches),
-        None => start(&matches).map(|()| ExitCode::SUCCESS),
+        None => start(matches).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,
@@ -144,7 +146,7 @@ fn command() -> Command {
 }
 
 fn sub_command(name: &str, own: &ArgMatches, daemon: &ArgMatches) -> Result<ExitCode> {
-    let settings = configure(daemon)?;
+    let (settings, _) = configure(daemon)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let invocation = commands::Invocation {
         settings: &settings,
@@ -155,18 +157,18 @@ fn sub_command(name: &str, own: &ArgMatches, daemon: &ArgMatches) -> Result<Exit
 }
 
 /// Reads the configuration, and starts the log that it asks for.
-fn configure(matches: &ArgMatches) -> Result<Settings> {
+fn configure(matches: &ArgMatches) -> Result<(Settings, logging::Log)> {
     let settings = Settings::load(sources(matches)?).context("configuration")?;
-    logging::start(
-        settings.text("crio.runtime", "log_level"),
+    let log = logging::start(
+        logging::Choice::of(&settings)?,
         argument(matches, "log-format"),
-    )?;
+    );
     report(&settings);
-    Ok(settings)
+    Ok((settings, log))
 }
 
-fn start(matches: &ArgMatches) -> Result<()> {
-    let settings = configure(matches)?;
+fn start(matches: ArgMatches) -> Result<()> {
+    let (settings, log) = configure(&matches)?;
     // Before there are threads: mode of what is made, few arenas for few threads.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     sys::memory::limit_arenas(2);
@@ -177,7 +179,7 @@ fn start(matches: &ArgMatches) -> Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let result = runtime.block_on(run(&settings, matches));
+    let result = runtime.block_on(run(settings, log, matches));
     // Operations that are stuck must not keep a daemon that was told to end.
     runtime.shutdown_background();
     result
@@ -212,15 +214,20 @@ fn report(settings: &Settings) {
     }
 }
 
-async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
+async fn run(settings: Settings, log: logging::Log, matches: ArgMatches) -> Result<()> {
+    let (settings, matches) = (&Arc::new(settings), &Arc::new(matches));
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
     let mut child = signal(SignalKind::child()).context("watch SIGCHLD")?;
+    let hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
+    let mut ask = signal(SignalKind::user_defined1()).context("watch SIGUSR1")?;
+    let mut trim = signal(SignalKind::user_defined2()).context("watch SIGUSR2")?;
     let listen = settings.path("crio.api", "listen");
     let socket = serve::bind(&listen)?;
     let markers = markers::Markers::starting(settings)?;
     let streams = streams::bind(settings).await?;
-    let metrics = telemetry::options(settings, options::default_runtime(settings))?;
+    let shown = reload::Shown::of(settings);
+    let metrics = telemetry::options(settings, shown.default_runtime.subscribe())?;
     let pods_options = options::pods(settings, matches)?;
     let keeper = pods_options.keeper.check().await;
     keeper.context("cgroup_manager is \"systemd\"; without systemd it has to be \"cgroupfs\", and the kubelet's cgroupDriver too")?;
@@ -228,7 +235,8 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     let rooms = options::rooms(settings, matches)?;
     upkeep::repair(settings, &markers, &rooms.store)?;
     let (store, images) = (rooms.store.clone(), Arc::clone(&rooms.images));
-    let pods = pods::Pods::start(pods_options, rooms)
+    let changing = options::changing(settings)?;
+    let pods = pods::Pods::start(pods_options, changing, rooms)
         .await
         .context("read the records")?;
     upkeep::wipe(settings, &markers, &pods, &images).await;
@@ -249,26 +257,34 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
         Some(metrics) => Some(telemetry::start(metrics, pods.clone(), Arc::clone(&images)).await?),
         None => None,
     };
-    let shown: Arc<str> = options::shown(settings).into();
     let services = serve::Services {
         runtime: cri::RuntimeService::new(
             pods.clone(),
             identity,
-            Arc::clone(&shown),
+            shown.config.subscribe(),
             streams.promises(),
         )
         .with_pod_events(settings.bool("crio.runtime", "enable_pod_events")),
         images: cri::ImageService::new(Arc::clone(&images), store, pods.clone()),
         inspect: inspect::Inspect {
             pods: pods.clone(),
-            images,
-            config: shown,
+            images: Arc::clone(&images),
+            config: shown.config.subscribe(),
             root: settings.path("crio", "root"),
         },
         calls,
         max_receive: message_size(settings, "grpc_max_recv_msg_size"),
         max_send: message_size(settings, "grpc_max_send_msg_size"),
     };
+    let reloader = reload::Reloader {
+        matches: Arc::clone(matches),
+        settings: Arc::clone(settings),
+        log,
+        pods: pods.clone(),
+        images,
+        shown,
+    };
+    tokio::spawn(reloader.run(hangup));
     markers.started()?;
     tracing::info!(socket = %listen.display(), version = env!("CARGO_PKG_VERSION"), "crioxide serves");
     let server = serve::serve(socket, services);
@@ -276,12 +292,15 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
         tracing::warn!(%error, "systemd not told that the daemon is ready");
     }
     let streams = streams.serve(Arc::new(cri::StreamingBackend(pods.clone())));
+    let helpers = sys::pool::Pool::new("signals", 1);
     tokio::pin!(server, streams);
     loop {
         tokio::select! {
             ended = &mut server => return ended,
             () = &mut streams => return Err(anyhow!("the streaming server has ended")),
             _ = child.recv() => pods.reap().await,
+            _ = ask.recv() => drop(tokio::spawn(tell_tasks(pods.clone(), helpers.clone()))),
+            _ = trim.recv() => drop(helpers.run(sys::memory::trim)),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -292,6 +311,15 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
         remove_socket(&socket);
     }
     markers.clean_end()
+}
+
+/// SIGUSR1.
+async fn tell_tasks(pods: pods::Pods, pool: sys::pool::Pool) {
+    let operations = pods.operations();
+    match pool.run(move || diagnostics::write(&operations)).await {
+        Ok(path) => tracing::info!(path = %path.display(), "tasks and threads are written down"),
+        Err(error) => tracing::error!(%error, "tasks and threads not written down"),
+    }
 }
 
 fn message_size(settings: &Settings, key: &str) -> usize {

@@ -48,7 +48,6 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         pinns: path("pinns_path").map_or_else(|| programs::find("pinns"), Ok)?,
         monitor: programs::find("crioxide-monitor")?,
         pause: programs::find("pause").ok(),
-        pause_image: pause_image(settings),
         keeper: keeper(settings, matches)?,
         default_capabilities: capabilities(settings)?,
         inheritable_capabilities: settings.bool(section, "add_inheritable_capabilities"),
@@ -59,8 +58,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         checkpoints: settings.bool(section, "enable_criu_support"),
         log_size_max: log_size(settings)?,
         read_only: settings.bool(section, "read_only"),
-        seccomp_profile: path("seccomp_profile"),
-        privileged_seccomp_profile: path("privileged_seccomp_profile"),
+        default_mounts_file: settings.path(section, "default_mounts_file"),
         absent_sources_rejected: paths("absent_mount_sources_to_reject"),
         bind_mount_prefix: settings.path(section, "bind_mount_prefix"),
         stop_timeout: seconds("ctr_stop_timeout", STOP_TIMEOUT),
@@ -70,6 +68,38 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         artifact_mounts: settings.bool("crio.image", "oci_artifact_mount_support"),
         timezone: timezone(settings)?,
     })
+}
+
+/// Options that a reload changes. Blocks.
+pub(crate) fn changing(settings: &Settings) -> Result<pods::Changing> {
+    let dirs = settings.list("crio.runtime", "cdi_spec_dirs");
+    Ok(pods::Changing {
+        pause_image: pause_image(settings)?,
+        seccomp_profile: seccomp_profile(settings, "seccomp_profile")?,
+        privileged_seccomp_profile: seccomp_profile(settings, "privileged_seccomp_profile")?,
+        cdi_spec_dirs: dirs.iter().map(PathBuf::from).collect(),
+        apparmor: apparmor(settings)?,
+    })
+}
+
+/// The path of a seccomp profile, which each container reads again; one that is there has to be one.
+fn seccomp_profile(settings: &Settings, key: &str) -> Result<Option<PathBuf>> {
+    let section = "crio.runtime";
+    let path = settings.path(section, key);
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let wrong = |text: String| settings.wrong(section, key, format!("{}: {text}", path.display()));
+    match std::fs::read(&path) {
+        Ok(text) => {
+            spec::seccomp::Profile::parse(&text).map_err(|error| wrong(error.to_string()))?;
+        }
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!(option = key, path = %path.display(), "seccomp profile is not there");
+        }
+        Err(error) => return Err(wrong(error.to_string()).into()),
+    }
+    Ok(Some(path))
 }
 
 /// `stats_collection_period` is the old name; it has no say in metrics.
@@ -191,18 +221,13 @@ pub(crate) fn store(settings: &Settings) -> Result<::storage::Store> {
 pub(crate) fn rooms(settings: &Settings, matches: &ArgMatches) -> Result<pods::Rooms> {
     let store = store(settings)?;
     let images = image::Images::new(images(settings, matches)?, store.clone());
-    let (handlers, unusable) =
-        runtime::Handlers::find(handlers(settings)?, default_runtime(settings))?;
-    for error in unusable {
-        tracing::warn!(%error, "runtime handler left out");
-    }
     Ok(pods::Rooms {
         store,
         images: Arc::new(images),
         network: network(settings, matches),
         host_ports: host_ports(matches),
-        handlers,
-        apparmor: apparmor(settings)?,
+        handlers: handlers(settings)?,
+        hooks: hooks(settings)?,
         selinux: selinux(settings),
     })
 }
@@ -215,6 +240,18 @@ fn selinux(settings: &Settings) -> SeLinux {
         wanted,
         settings.bool(section, "hostnetwork_disable_selinux"),
     )
+}
+
+/// The hooks of `hooks_dir`.
+fn hooks(settings: &Settings) -> Result<pods::OciHooks> {
+    let (section, key) = ("crio.runtime", "hooks_dir");
+    let dirs: Vec<PathBuf> = settings
+        .list(section, key)
+        .iter()
+        .map(PathBuf::from)
+        .collect();
+    let wrong = |error| settings.wrong(section, key, format!("{:#}", anyhow::Error::from(error)));
+    Ok(pods::OciHooks::read(&dirs).map_err(wrong)?)
 }
 
 /// Loads the default profile, where it is the built-in one.
@@ -238,17 +275,20 @@ pub(crate) fn default_runtime(settings: &Settings) -> &str {
 }
 
 /// The pause image, where somebody set one: the default needs none.
-fn pause_image(settings: &Settings) -> Option<pods::PauseImage> {
-    let (section, key) = ("crio.image", "pause_image");
+fn pause_image(settings: &Settings) -> Result<Option<pods::PauseImage>> {
+    let (section, key, auth) = ("crio.image", "pause_image", "pause_image_auth_file");
+    let auth_file = Some(settings.path(section, auth)).filter(|path| !path.as_os_str().is_empty());
+    if let Some(Err(error)) = auth_file.as_ref().map(std::fs::metadata) {
+        return Err(settings.wrong(section, auth, error.to_string()).into());
+    }
     let image = settings.text(section, key);
-    (settings.is_set(section, key) && !image.is_empty()).then(|| {
-        let auth_file = settings.path(section, "pause_image_auth_file");
-        pods::PauseImage {
+    Ok(
+        (settings.is_set(section, key) && !image.is_empty()).then(|| pods::PauseImage {
             reference: image.to_owned(),
             command: settings.text(section, "pause_command").to_owned(),
-            auth_file: Some(auth_file).filter(|path| !path.as_os_str().is_empty()),
-        }
-    })
+            auth_file,
+        }),
+    )
 }
 
 /// A switch of `pull_options` in `storage.conf`.
@@ -359,13 +399,19 @@ fn host_ports(matches: &ArgMatches) -> network::HostPorts {
     network::HostPorts::new(dir, backend)
 }
 
-fn handlers(settings: &Settings) -> Result<Vec<runtime::Config>> {
+/// The runtime handlers that can be used. Blocks.
+pub(crate) fn handlers(settings: &Settings) -> Result<runtime::Handlers> {
     let default = default_runtime(settings);
     let base = settings.handlers().find(|handler| handler.name == default);
-    settings
+    let all = settings
         .handlers()
-        .map(|handler| one_handler(settings, handler, base))
-        .collect()
+        .map(|handler| one_handler(settings, handler, base));
+    let all = all.collect::<Result<_>>()?;
+    let (handlers, unusable) = runtime::Handlers::find(all, default)?;
+    for error in unusable {
+        tracing::warn!(%error, "runtime handler left out");
+    }
+    Ok(handlers)
 }
 
 fn one_handler(
@@ -410,6 +456,16 @@ fn one_handler(
         allowed_annotations: handler.list("allowed_annotations"),
         privileged_without_host_devices: handler.bool("privileged_without_host_devices"),
         monitor_cgroup: handler.text("monitor_cgroup"),
+        exec_on_first_cpu: match handler.text("exec_cpu_affinity").as_str() {
+            "" => false,
+            "first" => true,
+            other => {
+                let name = handler.name;
+                return Err(anyhow!(
+                    "exec_cpu_affinity of handler {name}: {other:?} is neither \"first\" nor empty"
+                ));
+            }
+        },
         no_pivot: settings.bool("crio.runtime", "no_pivot"),
         systemd_cgroup: settings.text("crio.runtime", "cgroup_manager") == "systemd",
     })

@@ -32,7 +32,7 @@ use streaming::{Tls, TlsOptions};
 use sys::pool::Pool;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use calls::Calls;
 use figures::Sources;
@@ -55,14 +55,17 @@ pub(crate) struct Options {
     pub(crate) socket: Option<PathBuf>,
     tls: Option<TlsOptions>,
     selection: Selection,
-    default_runtime: String,
+    default_runtime: watch::Receiver<Arc<str>>,
 }
 
 /// Reads `[crio.metrics]`; `None` where it is off.
 ///
 /// # Errors
 /// A value that is wrong.
-pub(crate) fn options(settings: &Settings, default_runtime: &str) -> Result<Option<Options>> {
+pub(crate) fn options(
+    settings: &Settings,
+    default_runtime: watch::Receiver<Arc<str>>,
+) -> Result<Option<Options>> {
     let section = "crio.metrics";
     if !settings.bool(section, "enable_metrics") {
         return Ok(None);
@@ -78,7 +81,7 @@ pub(crate) fn options(settings: &Settings, default_runtime: &str) -> Result<Opti
         socket: Some(socket).filter(|socket| !socket.as_os_str().is_empty()),
         tls: tls(settings)?,
         selection,
-        default_runtime: default_runtime.to_owned(),
+        default_runtime,
     }))
 }
 

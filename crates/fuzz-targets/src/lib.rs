@@ -6,6 +6,8 @@
 //! themselves are reached by those crates' `fuzzing` modules, which no release has.
 
 mod accounts;
+mod cdi;
+mod hooks;
 mod kernel;
 mod monitor;
 mod seccomp;
@@ -21,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("artifact_index", storage::fuzzing::artifact_index),
     ("attachments", image::fuzzing::attachments),
     ("bundle", image::fuzzing::bundle),
+    ("cdi", cdi::file),
     ("checkpoint_json", runtime::fuzzing::checkpoint_json),
     ("chunked", image::fuzzing::chunked),
     ("cni_config", network::fuzzing::config),
@@ -32,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("entry_path", storage::fuzzing::entry_path),
     ("exit_record", monitor::exit_record),
     ("features", runtime::fuzzing::features),
+    ("hook_file", hooks::file),
     ("image_config", image::fuzzing::config),
     ("inflate", image::fuzzing::inflate),
     ("journal", crioxide_monitor::fuzzing::journal),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use storage::{Digest, ImageId, Store};
@@ -14,9 +14,10 @@ use crate::error::{Error, Result};
 use crate::image::{Image, OciConfig, User};
 use crate::inflight::{Inflight, Key};
 use crate::manifest::Document;
-use crate::options::Options;
+use crate::options::{Changing, Options};
 use crate::progress::PullProgress;
 use crate::pull::{Downloads, LoadRequest, Loaded, PullRequest, Puller};
+use crate::registries::Registries;
 use crate::totals::{Counters, Totals};
 
 mod allowed;
@@ -71,6 +72,7 @@ impl Images {
             downloads: Downloads::of(&options),
             counters: Counters::default(),
             tables: Arc::new(Semaphore::new(1)),
+            changing: RwLock::new(Arc::new(Changing::of(&options))),
             options,
         };
         Self(Arc::new(Shared {
@@ -78,6 +80,26 @@ impl Images {
             inflight: Inflight::default(),
             details: Mutex::default(),
         }))
+    }
+
+    /// Goes on with other options.
+    pub fn change(&self, changing: Changing) {
+        let now = &self.0.puller.changing;
+        *now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(changing);
+    }
+
+    /// Looks whether `registries.conf` and its drop-ins can be used; each pull reads them again.
+    ///
+    /// # Errors
+    /// [`Error`] with the file and what is wrong with it.
+    pub async fn check_registries(&self) -> Result<()> {
+        let puller = &self.0.puller;
+        let (file, dir) = (
+            puller.options.registries_conf.clone(),
+            puller.options.registries_conf_dir.clone(),
+        );
+        let load = move || Registries::load(&file, &dir).map(drop);
+        puller.files.run(load).await
     }
 
     /// Pulls an image or an artifact, or waits for an equal pull that runs: dropping the future cancels nothing.
@@ -171,7 +193,7 @@ impl Shared {
         let repo_tags = names::tags(record);
         let repo_digests = names::digests(record);
         let names = record.names.iter().chain(&repo_digests);
-        let pinned = names::is_pinned(&self.puller.options.pinned, names.map(String::as_str));
+        let pinned = names::is_pinned(&self.puller.changing().pinned, names.map(String::as_str));
         Ok(Image {
             id: record.id.clone(),
             repo_tags,

@@ -100,6 +100,26 @@ impl Default for Options {
     }
 }
 
+/// Those of the [`Options`] that may change while the daemon runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changing {
+    /// See [`Options::decryption_keys`].
+    pub decryption_keys: PathBuf,
+    /// See [`Options::pinned`].
+    pub pinned: Vec<String>,
+}
+
+impl Changing {
+    /// What the options begin with.
+    #[must_use]
+    pub fn of(options: &Options) -> Self {
+        Self {
+            decryption_keys: options.decryption_keys.clone(),
+            pinned: options.pinned.clone(),
+        }
+    }
+}
+
 impl Options {
     /// The policy for what a Kubernetes namespace pulls and runs: its own, where there is a file of
     /// it, else the node's. An empty namespace is none.

@@ -2,7 +2,7 @@
 //! unpack the layers that the store lacks, commit them in order, record the image.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use storage::{ArtifactStore, Digest, ImageId, NewImage, Store};
 use sys::pool::Pool;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::image::OciConfig;
 use crate::local::Location;
 use crate::manifest::Descriptor;
-use crate::options::Options;
+use crate::options::{Changing, Options};
 use crate::progress::Tracker;
 use crate::reference::{ImageName, Reference};
 use crate::registries::{Registries, Source};
@@ -56,6 +56,7 @@ pub struct PullRequest {
 #[derive(Debug)]
 pub(crate) struct Puller {
     pub(crate) options: Options,
+    pub(crate) changing: RwLock<Arc<Changing>>,
     pub(crate) store: Store,
     pub(crate) artifacts: ArtifactStore,
     pub(crate) client: Client,
@@ -85,6 +86,11 @@ struct Candidate {
 }
 
 impl Puller {
+    /// The options that change, as they are now.
+    pub(crate) fn changing(&self) -> Arc<Changing> {
+        Arc::clone(&self.changing.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Pulls an image and returns its ID.
     pub(crate) async fn pull(
         self: Arc<Self>,
@@ -225,8 +231,8 @@ impl Puller {
 impl Puller {
     /// What decrypts each of these layers.
     async fn secrets(&self, layers: &[Descriptor]) -> Result<Vec<Option<Secret>>> {
-        let (layers, options) = (layers.to_vec(), self.options.clone());
-        let (keys, providers) = (options.decryption_keys, options.key_providers);
+        let (layers, keys) = (layers.to_vec(), self.changing().decryption_keys.clone());
+        let providers = self.options.key_providers.clone();
         let unwrap = move || decrypt::secrets(&layers, &keys, providers.as_deref());
         self.files.run(unwrap).await
     }

@@ -20,8 +20,8 @@ use crate::rootfs::Rootfs;
 use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, accounts, devices, files, id_mapped, image_volumes,
-    own_volumes, selinux, timezone,
+    ContainerId, ContainerRequest, Error, accounts, cdi, default_mounts, devices, files, id_mapped,
+    image_volumes, own_volumes, selinux, timezone,
 };
 
 /// What a container is made from.
@@ -56,6 +56,7 @@ pub(crate) struct Ingredients {
 pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made), Error> {
     let (request, pod) = (&from.request, &from.pod);
     let handler = node.handlers.get(&pod.made.handler)?;
+    let changing = node.changing.load_full();
     let rootfs = Rootfs::open(&from.root, pod.request.id_map)?;
     let user = rootfs.user(&request.user, &from.image.user)?;
     let capabilities = capabilities(node, request, user.uid == 0)?;
@@ -96,6 +97,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         }
     }
     binds.extend(own_volumes::make(node, from, &rootfs, &user)?);
+    binds.extend(default_mounts::make(node, from, &binds)?);
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
     let devices = devices::resolve(&request.devices, all_devices)?;
     let read_only = request.readonly_rootfs || node.options.read_only && !request.privileged;
@@ -133,10 +135,12 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         cwd,
         rlimits: node.options.ulimits.clone(),
         no_new_privileges: request.no_new_privs,
-        apparmor_profile: node.apparmor.profile_of(request)?,
+        apparmor_profile: changing.apparmor.profile_of(request)?,
         selinux_label: from.selinux.process.clone(),
         oom_score_adj: Some(node.host.oom_score(request.resources.oom_score_adj)),
         capabilities: Some(capabilities.sets),
+        // A command's own, by the limits that are in force then.
+        exec_cpu_affinity: None,
     };
     let surroundings = seccomp::Surroundings {
         bounding: capabilities.bounding,
@@ -177,7 +181,10 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         readonly_paths: request.readonly_paths.clone(),
         annotations: container_annotations(from, &handler.config.allowed_annotations),
     };
-    Ok((spec::container::build(parts), made))
+    let mut spec = spec::container::build(parts);
+    node.hooks.inject(pod, request, &mut spec);
+    cdi::inject(&changing.cdi_spec_dirs, request, &mut spec)?;
+    Ok((spec, made))
 }
 
 fn volume_ids(volumes: &[Volume]) -> Vec<String> {
@@ -342,13 +349,12 @@ fn seccomp_filter(
         let text = fs::read(path).map_err(Error::io("read seccomp profile", path))?;
         Ok::<_, Error>(Some(seccomp::Profile::parse(&text)?.filter(surroundings)))
     };
-    let request = &from.request;
+    let (request, changing) = (&from.request, node.changing.load());
     if let Some(text) = &from.seccomp {
         return Ok(Some(seccomp::Profile::parse(text)?.filter(surroundings)));
     }
     if request.privileged {
-        return node
-            .options
+        return changing
             .privileged_seccomp_profile
             .as_deref()
             .map_or(Ok(None), read);
@@ -357,14 +363,16 @@ fn seccomp_filter(
         Profile::Unset | Profile::Unconfined => Ok(None),
         Profile::Localhost(path) => read(Path::new(path.trim_start_matches("localhost/"))),
         Profile::RuntimeDefault if !of_handler.as_os_str().is_empty() => read(of_handler),
-        Profile::RuntimeDefault => match &node.options.seccomp_profile {
+        Profile::RuntimeDefault => match &changing.seccomp_profile {
             Some(path) if path.try_exists().unwrap_or(true) => read(path),
             Some(_) | None => Ok(Some(seccomp::default_filter(surroundings))),
         },
     }
 }
 
-pub(crate) fn timestamp(at: SystemTime) -> String {
+/// A time as RFC 3339 has it, in UTC; empty where that can't be.
+#[must_use]
+pub fn timestamp(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at)
         .map(|at| at.to_string())
         .unwrap_or_default()

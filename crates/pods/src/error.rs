@@ -59,6 +59,9 @@ pub enum Error {
     /// The image may not run, or can't be read.
     #[error(transparent)]
     Image(#[from] image::Error),
+    /// The node's CDI spec files don't give what was asked for.
+    #[error("CDI device injection failed: {0}")]
+    Cdi(String),
     /// The store failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),

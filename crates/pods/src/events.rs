@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::snapshot::Snapshot;
 use crate::state::container::{Container, Phase};
@@ -99,19 +100,65 @@ pub(crate) fn present(snapshot: &Snapshot) -> Vec<Event> {
 }
 
 /// Who is told.
-#[derive(Debug, Default)]
-pub(crate) struct Subscribers(Vec<mpsc::Sender<Event>>);
+#[derive(Debug)]
+pub(crate) struct Subscribers<T = Event> {
+    queues: Vec<mpsc::Sender<T>>,
+    /// Events for which a queue had no room, since the daemon's start.
+    dropped: u64,
+}
 
-impl Subscribers {
-    pub(crate) fn add(&mut self) -> mpsc::Receiver<Event> {
+impl<T> Default for Subscribers<T> {
+    fn default() -> Self {
+        Self {
+            queues: Vec::new(),
+            dropped: 0,
+        }
+    }
+}
+
+impl<T: Clone> Subscribers<T> {
+    pub(crate) fn add(&mut self) -> mpsc::Receiver<T> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        self.0.push(sender);
+        self.queues.push(sender);
         receiver
     }
 
     /// Tells all of them; who is gone, or does not read, is one no more.
-    pub(crate) fn tell(&mut self, event: &Event) {
-        self.0
-            .retain(|subscriber| subscriber.try_send(event.clone()).is_ok());
+    pub(crate) fn tell(&mut self, event: &T) {
+        let dropped = &mut self.dropped;
+        self.queues
+            .retain(|queue| match queue.try_send(event.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => {
+                    *dropped += 1;
+                    false
+                }
+                Err(TrySendError::Closed(_)) => false,
+            });
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_event_that_finds_no_room_is_a_dropped_one() {
+        let mut subscribers = Subscribers::default();
+        let gone = subscribers.add();
+        let slow = subscribers.add();
+        drop(gone);
+        for number in 0..QUEUE {
+            subscribers.tell(&number);
+        }
+        assert_eq!((subscribers.dropped(), subscribers.queues.len()), (0, 1));
+        subscribers.tell(&QUEUE);
+        subscribers.tell(&QUEUE);
+        assert_eq!((subscribers.dropped(), subscribers.queues.len()), (1, 0));
+        drop(slow);
     }
 }

@@ -36,7 +36,9 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     if !is_needed(&run.request) {
         return Ok(());
     }
-    let spec = build(run)?;
+    // A change meanwhile is for the next pod.
+    let changing = run.node.changing.load_full();
+    let spec = build(run, changing.pause_image.as_ref())?;
     let dir = run.dirs().bundle.clone();
     let (map, label) = (run.request.id_map, run.selinux.mount.clone());
     blocking(&run.node.pools.files, move || {
@@ -44,7 +46,7 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
         selinux::label(&dir.join(ROOT), &label)
     })
     .await?;
-    if let Some(image) = &run.node.options.pause_image {
+    if let Some(image) = &changing.pause_image {
         mount_image(run, image).await?;
     }
     let create = message(&run.node, &run.id, &run.handler, &run.dirs().bundle)?;
@@ -113,12 +115,12 @@ fn user(request: &PodRequest) -> oci::User {
     }
 }
 
-fn build(run: &Run) -> Result<oci::Spec, Error> {
+fn build(run: &Run, image: Option<&PauseImage>) -> Result<oci::Spec, Error> {
     let (node, pins) = (
         &run.node,
         namespaces::Pins::of(&run.node, &run.id, &run.request),
     );
-    let (args, binds) = match (&node.options.pause_image, &node.options.pause) {
+    let (args, binds) = match (image, &node.options.pause) {
         (Some(pause), _) => (vec![pause.command.clone()], Vec::new()),
         (None, Some(pause)) => {
             let bind = Bind {

@@ -10,8 +10,10 @@
 mod accounts;
 pub mod apparmor;
 mod bundle;
+mod cdi;
 pub mod cgroups;
 mod checkpoint;
+mod default_mounts;
 mod devices;
 mod error;
 mod events;
@@ -26,6 +28,8 @@ mod monitors;
 mod namespaces;
 mod networking;
 mod node;
+mod node_files;
+mod oci_hooks;
 mod operations;
 mod own_volumes;
 mod records;
@@ -36,15 +40,18 @@ mod seccomp_artifact;
 pub mod selinux;
 mod session;
 mod snapshot;
+mod stages;
 pub mod state;
 pub mod statistics;
 mod timezone;
 mod user_namespaces;
 
+pub use bundle::timestamp;
 pub use error::Error;
 pub use events::{Event, Happened};
 pub use ids::{ContainerId, PodId};
-pub use node::{ImageVolumes, Options, PauseImage, Rooms};
+pub use node::{Changing, ImageVolumes, Options, PauseImage, Rooms};
+pub use oci_hooks::OciHooks;
 pub use operations::Running as RunningOperation;
 pub use operations::exec_sync::Executed;
 pub use request::{ContainerRequest, PodRequest};
@@ -71,8 +78,8 @@ impl Pods {
     ///
     /// # Errors
     /// Records or directories that can't be read at all.
-    pub async fn start(options: Options, rooms: Rooms) -> Result<Self, Error> {
-        let node = Arc::new(Node::new(options, rooms)?);
+    pub async fn start(options: Options, changing: Changing, rooms: Rooms) -> Result<Self, Error> {
+        let node = Arc::new(Node::new(options, changing, rooms)?);
         let reader = Arc::clone(&node);
         let leftovers = blocking(&node.pools.files, move || restore::read(&reader)).await?;
         let repairer = Arc::clone(&node);
@@ -82,6 +89,17 @@ impl Pods {
         });
         statistics::collect(&node);
         Ok(Self(node))
+    }
+
+    /// Goes on with other options and handlers. Returns the names of handlers that are gone from
+    /// the configuration and stay for the pods that use them.
+    #[must_use]
+    pub fn change(&self, changing: Changing, handlers: runtime::Handlers) -> Vec<String> {
+        let pods = self.0.table.load();
+        let is_used = |name: &str| pods.pods.values().any(|pod| pod.made.handler == name);
+        let kept = self.0.handlers.replace(handlers, is_used);
+        self.0.changing.store(Arc::new(changing));
+        kept
     }
 
     /// Runs a pod sandbox and returns its id. The repeat of a request returns the same.
@@ -300,6 +318,25 @@ impl Pods {
         self.0.statistics.oom_kills()
     }
 
+    /// Events for which a subscriber's queue had no room, since the daemon's start.
+    #[must_use]
+    pub fn dropped_events(&self) -> u64 {
+        self.0.table.dropped_events()
+    }
+
+    /// How often a pod or container was asked for again while it was being made, by the stage that
+    /// its making was at, since the daemon's start.
+    #[must_use]
+    pub fn stalled(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut by_stage = std::collections::BTreeMap::new();
+        for ((kind, stage), count) in self.0.operations.joined() {
+            if let Some(stage) = stages::of(kind, stage) {
+                *by_stage.entry(stage).or_default() += count;
+            }
+        }
+        by_stage
+    }
+
     /// How often the monitor of containers that are there was lost, since the daemon's start.
     #[must_use]
     pub fn monitor_losses(&self) -> Vec<(Arc<Container>, u64)> {
@@ -355,6 +392,12 @@ impl Pods {
     #[must_use]
     pub fn keeper(&self) -> &cgroups::Keeper {
         &self.0.options.keeper
+    }
+
+    /// Whether containers may be checkpointed and restored.
+    #[must_use]
+    pub fn checkpoints(&self) -> bool {
+        self.0.options.checkpoints
     }
 
     /// The runtime handlers.

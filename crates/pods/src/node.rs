@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use sys::pool::Pool;
 
 use crate::apparmor::AppArmor;
 use crate::cgroups::Keeper;
 use crate::monitors::Live;
+use crate::oci_hooks::OciHooks;
 use crate::operations::Operations;
 use crate::records::Dirs;
 use crate::selinux::SeLinux;
@@ -45,9 +47,6 @@ pub struct Options {
     pub monitor: PathBuf,
     /// The pause program, where it is there.
     pub pause: Option<PathBuf>,
-    /// The image whose command holds a pod's processes in place of the pause program, where somebody
-    /// configured one.
-    pub pause_image: Option<PauseImage>,
     /// Who keeps the cgroups, and where.
     pub keeper: Keeper,
     /// Names of capabilities that containers have by default.
@@ -66,10 +65,8 @@ pub struct Options {
     pub log_size_max: u64,
     /// Whether roots are read-only with writable temporary directories.
     pub read_only: bool,
-    /// Default seccomp profile in place of the built-in one.
-    pub seccomp_profile: Option<PathBuf>,
-    /// Seccomp profile of privileged containers.
-    pub privileged_seccomp_profile: Option<PathBuf>,
+    /// `mounts.conf`, mounts of all containers; empty for the usual places.
+    pub default_mounts_file: PathBuf,
     /// Missing bind mount sources that are an error and not created.
     pub absent_sources_rejected: Vec<PathBuf>,
     /// Put before bind mount sources, for a daemon in a container.
@@ -88,6 +85,22 @@ pub struct Options {
     pub artifact_mounts: bool,
     /// File of the time zone that containers have; that of their image if `None`.
     pub timezone: Option<PathBuf>,
+}
+
+/// Options that may change while the daemon runs; what is there already keeps what it has.
+#[derive(Debug, Clone)]
+pub struct Changing {
+    /// The image whose command holds a pod's processes in place of the pause program, where somebody
+    /// configured one.
+    pub pause_image: Option<PauseImage>,
+    /// Default seccomp profile in place of the built-in one.
+    pub seccomp_profile: Option<PathBuf>,
+    /// Seccomp profile of privileged containers.
+    pub privileged_seccomp_profile: Option<PathBuf>,
+    /// Directories of CDI spec files; a later one goes before an earlier.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// AppArmor on this node.
+    pub apparmor: AppArmor,
 }
 
 /// What is done for the volumes that an image declares.
@@ -139,23 +152,24 @@ pub struct Rooms {
     pub host_ports: network::HostPorts,
     /// Runtime handlers.
     pub handlers: runtime::Handlers,
-    /// AppArmor on this node.
-    pub apparmor: AppArmor,
     /// SELinux on this node.
     pub selinux: SeLinux,
+    /// Hooks of the node's hook files.
+    pub hooks: OciHooks,
 }
 
 /// What all operations share.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) options: Options,
+    pub(crate) changing: ArcSwap<Changing>,
     pub(crate) store: storage::Store,
     pub(crate) images: Arc<image::Images>,
     pub(crate) network: Arc<network::Network>,
     pub(crate) host_ports: Arc<network::HostPorts>,
     pub(crate) handlers: runtime::Handlers,
-    pub(crate) apparmor: AppArmor,
     pub(crate) selinux: SeLinux,
+    pub(crate) hooks: OciHooks,
     pub(crate) host: crate::host::Host,
     pub(crate) pools: Pools,
     pub(crate) table: Table,
@@ -167,18 +181,19 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(options: Options, rooms: Rooms) -> Result<Self, Error> {
+    pub(crate) fn new(options: Options, changing: Changing, rooms: Rooms) -> Result<Self, Error> {
         let statistics = Statistics::new(options.statistics.clone())?;
         Ok(Self {
             options,
+            changing: ArcSwap::from_pointee(changing),
             statistics: Arc::new(statistics),
             store: rooms.store,
             images: rooms.images,
             network: Arc::new(rooms.network),
             host_ports: Arc::new(rooms.host_ports),
             handlers: rooms.handlers,
-            apparmor: rooms.apparmor,
             selinux: rooms.selinux,
+            hooks: rooms.hooks,
             host: crate::host::Host::look()?,
             pools: Pools::default(),
             table: Table::new(crate::Snapshot::default()),

@@ -19,7 +19,7 @@ pub(crate) mod stop_pod;
 pub(crate) mod update_container;
 pub(crate) mod update_pod;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -92,6 +92,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
     running: Mutex<HashMap<Key, Entry>>,
+    /// How often an operation was asked for again while it ran, by its kind and stage.
+    joined: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     count: AtomicU64,
     open: watch::Sender<bool>,
 }
@@ -145,6 +147,7 @@ impl Operations {
                 let text = format!("{} of {} runs for another request", key.kind, key.subject);
                 return Err(Arc::new(Error::AlreadyExists(text)));
             }
+            self.count_join(entry);
             return Ok(entry.outcome.clone());
         }
         let progress = Arc::new(Progress {
@@ -185,6 +188,19 @@ impl Operations {
         Ok(outcome)
     }
 
+    fn count_join(&self, entry: &Entry) {
+        let at = (entry.progress.kind, entry.progress.stage());
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        *joined.entry(at).or_default() += 1;
+    }
+
+    /// How often an operation was asked for again while it ran, by its kind and the stage that it was
+    /// at, since the daemon's start.
+    pub(crate) fn joined(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        joined.clone()
+    }
+
     /// The operations that run, oldest first.
     pub(crate) fn list(&self) -> Vec<Running> {
         let mut list: Vec<_> = self
@@ -207,9 +223,13 @@ impl Progress {
             id: self.id,
             kind: self.kind,
             subject: self.subject.clone(),
-            stage: *self.stage.lock().unwrap_or_else(PoisonError::into_inner),
+            stage: self.stage(),
             elapsed_ms: self.started.elapsed().unwrap_or_default().as_millis(),
         }
+    }
+
+    fn stage(&self) -> &'static str {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -265,9 +285,14 @@ mod tests {
             .await;
         assert!(matches!(*other.unwrap_err(), Error::AlreadyExists(_)));
         let second = operations.run(key(), "r".into(), |_| async { Ok("never".to_owned()) });
+        assert!(
+            operations.joined().is_empty(),
+            "another request is no repeat"
+        );
         go.notify_one();
         assert_eq!(second.await.unwrap(), "made");
         assert!(operations.list().is_empty());
+        assert_eq!(operations.joined(), [(("test", "queued"), 1)].into());
     }
 
     #[tokio::test]

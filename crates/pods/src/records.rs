@@ -78,6 +78,8 @@ struct ContainerState {
     /// Limits in force, where they were updated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limits: Option<spec::resources::Request>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checkpointed: Option<SystemTime>,
     #[serde(flatten)]
     for_crio: serde_json::Value,
 }
@@ -204,6 +206,7 @@ pub(crate) fn write_state(container: &Container, dirs: &Dirs) -> Result<(), Erro
         phase: container.phase.clone(),
         limits: (*container.limits != container.request.resources)
             .then(|| spec::resources::Request::clone(&container.limits)),
+        checkpointed: container.checkpointed,
         for_crio: for_crio(container, dirs),
     };
     match container.phase {
@@ -260,7 +263,9 @@ pub(crate) fn read_container(dirs: &Dirs) -> Result<Option<Container>, Error> {
     };
     let state = read::<ContainerState>(&dirs.persistent.join(STATE))?;
     let nobody = Phase::Created { init: NOBODY };
-    let (phase, updated) = state.map_or((nobody, None), |state| (state.phase, state.limits));
+    let (phase, updated, checkpointed) = state.map_or((nobody, None, None), |state| {
+        (state.phase, state.limits, state.checkpointed)
+    });
     Ok(Some(Container {
         id: file.id,
         pod: file.pod,
@@ -268,6 +273,7 @@ pub(crate) fn read_container(dirs: &Dirs) -> Result<Option<Container>, Error> {
         request: Arc::new(file.request),
         made: Arc::new(file.made),
         created: file.created,
+        checkpointed,
         phase,
     }))
 }

@@ -226,6 +226,9 @@ pub struct ContainerRequest {
     pub mounts: Vec<Mount>,
     /// Devices.
     pub devices: Vec<Device>,
+    /// Qualified names of CDI devices; annotations may ask for more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cdi_devices: Vec<String>,
     /// Labels, returned as they came.
     pub labels: BTreeMap<String, String>,
     /// Annotations, returned as they came.

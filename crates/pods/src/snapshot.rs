@@ -161,6 +161,16 @@ impl Table {
         });
     }
 
+    /// Takes note of a checkpoint of a container; nothing where it is gone.
+    pub(crate) fn checkpointed(&self, id: &ContainerId, at: std::time::SystemTime) {
+        self.change(|snapshot| {
+            if let Some(container) = snapshot.containers.get_mut(id) {
+                Arc::make_mut(container).checkpointed = Some(at);
+            }
+            ((), Vec::new())
+        });
+    }
+
     /// Takes note of what a pod may use; nothing where it is gone.
     pub(crate) fn allow(&self, id: &PodId, resources: Arc<PodResources>) {
         self.change(|snapshot| {
@@ -255,6 +265,11 @@ impl Table {
     pub(crate) fn subscribe(&self) -> (Vec<Event>, mpsc::Receiver<Event>) {
         let mut subscribers = lock(&self.changing);
         (events::present(&self.current.load()), subscribers.add())
+    }
+
+    /// Events for which a subscriber had no room.
+    pub(crate) fn dropped_events(&self) -> u64 {
+        lock(&self.changing).dropped()
     }
 
     /// Changes the snapshot; `with` says what that means to subscribers.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::{Error, Features, Image};
@@ -30,6 +31,8 @@ pub struct Config {
     pub privileged_without_host_devices: bool,
     /// Where the monitor's cgroup is made: empty or `pod`, or a path.
     pub monitor_cgroup: String,
+    /// Whether commands in a container begin on the first of its processors.
+    pub exec_on_first_cpu: bool,
     /// Whether `--no-pivot` is passed.
     pub no_pivot: bool,
     /// Whether systemd keeps the cgroups.
@@ -72,11 +75,14 @@ impl Handler {
     }
 }
 
-/// All handlers that can be used.
-#[derive(Debug, Clone)]
-pub struct Handlers {
+/// All handlers that can be used; a reload puts others in their place.
+#[derive(Debug)]
+pub struct Handlers(RwLock<Arc<Set>>);
+
+#[derive(Debug)]
+struct Set {
     default: String,
-    by_name: BTreeMap<String, Handler>,
+    by_name: BTreeMap<String, Arc<Handler>>,
 }
 
 impl Handlers {
@@ -92,7 +98,7 @@ impl Handlers {
         for config in configs {
             let name = config.name.clone();
             match usable(config) {
-                Ok(handler) => drop(by_name.insert(name, handler)),
+                Ok(handler) => drop(by_name.insert(name, Arc::new(handler))),
                 Err(error) if name == default => return Err(error),
                 Err(error) => unusable.push(error),
             }
@@ -103,35 +109,62 @@ impl Handlers {
                 known,
             });
         }
-        Ok((
-            Self {
-                default: default.to_owned(),
-                by_name,
-            },
-            unusable,
-        ))
+        let set = Set {
+            default: default.to_owned(),
+            by_name,
+        };
+        Ok((Self(RwLock::new(Arc::new(set))), unusable))
+    }
+
+    fn set(&self) -> Arc<Set> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The handler `name`; an empty name is the default one.
     ///
     /// # Errors
     /// [`Error::Unknown`].
-    pub fn get(&self, name: &str) -> Result<&Handler, Error> {
-        let wanted = if name.is_empty() { &self.default } else { name };
-        self.by_name.get(wanted).ok_or_else(|| Error::Unknown {
-            name: name.to_owned(),
-            known: self.by_name.keys().cloned().collect(),
-        })
+    pub fn get(&self, name: &str) -> Result<Arc<Handler>, Error> {
+        let set = self.set();
+        let wanted = if name.is_empty() { &set.default } else { name };
+        set.by_name
+            .get(wanted)
+            .cloned()
+            .ok_or_else(|| Error::Unknown {
+                name: name.to_owned(),
+                known: set.by_name.keys().cloned().collect(),
+            })
     }
 
     /// Every handler by name, the default one first under an empty name too.
-    pub fn all(&self) -> impl Iterator<Item = (&str, &Handler)> {
-        let default = self.by_name.get(&self.default).map(|handler| ("", handler));
-        default.into_iter().chain(
-            self.by_name
-                .iter()
-                .map(|(name, handler)| (name.as_str(), handler)),
-        )
+    #[must_use]
+    pub fn all(&self) -> Vec<(String, Arc<Handler>)> {
+        let set = self.set();
+        let default = set.by_name.get(&set.default);
+        let default = default.map(|handler| (String::new(), Arc::clone(handler)));
+        let named = set.by_name.iter();
+        let named = named.map(|(name, handler)| (name.clone(), Arc::clone(handler)));
+        default.into_iter().chain(named).collect()
+    }
+
+    /// Puts `new` in the place of these, and returns the names of those that stay though they are
+    /// not among the new ones: somebody `is_used` as long as its pods are there.
+    pub fn replace(&self, new: Self, is_used: impl Fn(&str) -> bool) -> Vec<String> {
+        let new = new.set();
+        let mut old = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut by_name = new.by_name.clone();
+        let mut kept = Vec::new();
+        for (name, handler) in &old.by_name {
+            if !by_name.contains_key(name) && is_used(name) {
+                by_name.insert(name.clone(), Arc::clone(handler));
+                kept.push(name.clone());
+            }
+        }
+        *old = Arc::new(Set {
+            default: new.default.clone(),
+            by_name,
+        });
+        kept
     }
 }
 
@@ -188,6 +221,22 @@ mod tests {
             path: path.into(),
             ..Config::default()
         }
+    }
+
+    #[test]
+    fn a_handler_that_pods_use_outlives_its_configuration() {
+        let find = |names: &[&str], default| {
+            let configs = names.iter().map(|name| config(name, "/bin/true"));
+            Handlers::find(configs.collect(), default).unwrap().0
+        };
+        let handlers = find(&["a", "b", "c"], "a");
+        let kept = handlers.replace(find(&["c", "d"], "d"), |name| name == "b");
+        assert_eq!(kept, ["b"]);
+        let names: Vec<_> = handlers.all().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["", "b", "c", "d"]);
+        assert_eq!(handlers.get("").unwrap().config.name, "d");
+        let kept = handlers.replace(find(&["d"], "d"), |_| false);
+        assert!(kept.is_empty() && handlers.get("b").is_err());
     }
 
     #[test]

@@ -121,6 +121,7 @@ pub fn build(parts: Parts) -> oci::Spec {
         root: Some(parts.root),
         hostname: parts.hostname,
         mounts: parts.mounts,
+        hooks: None,
         annotations: parts.annotations,
         linux: Some(oci::Linux {
             namespaces: namespaces(parts.namespaces),
@@ -135,6 +136,7 @@ pub fn build(parts: Parts) -> oci::Spec {
             resources: Some(resources),
             rootfs_propagation: crate::mounts::root_propagation(&parts.binds).to_owned(),
             seccomp: parts.seccomp,
+            intel_rdt: None,
             sysctl: BTreeMap::new(),
             mount_label: parts.mount_label,
             masked_paths: paths(parts.masked_paths, MASKED),

@@ -5,7 +5,9 @@
 pub mod annotations;
 pub mod apparmor;
 pub mod capabilities;
+pub mod cdi;
 pub mod container;
+pub mod hooks;
 mod limits;
 pub mod mounts;
 pub mod oci;

@@ -8,3 +8,8 @@ pub(crate) const ACCOUNT_FILE_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) const MAX_ID: u32 = i32::MAX as u32;
 /// Longest seccomp profile, in bytes. Ours; the field's largest has 30 kB.
 pub(crate) const PROFILE_BYTES: usize = 4 * 1024 * 1024;
+/// Longest CDI spec file, in bytes. Ours; those of nodes with many partitioned GPUs have some
+/// hundred kilobytes.
+pub(crate) const CDI_FILE_BYTES: usize = 16 * 1024 * 1024;
+/// Longest OCI hook file, in bytes. Ours; they are written by hand.
+pub(crate) const HOOK_FILE_BYTES: usize = 1024 * 1024;

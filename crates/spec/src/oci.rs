@@ -27,6 +27,9 @@ pub struct Spec {
     /// Mounts, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Programs that the runtime runs beside the container's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
     /// Annotations, ours and those that are passed on.
     pub annotations: BTreeMap<String, String>,
     /// What only Linux has.
@@ -66,6 +69,17 @@ pub struct Process {
     /// Score for the OOM killer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i64>,
+    /// Processors of a process that is started by exec.
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
+}
+
+/// Processors of a process that is started by exec (runtime-spec 1.2.1, config.md "process").
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuAffinity {
+    /// A list, set before it enters the container's cgroup; there newer kernels keep it.
+    pub initial: String,
 }
 
 #[expect(
@@ -144,6 +158,83 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
+/// Programs at points of a container's life (runtime-spec, config.md "POSIX-platform Hooks").
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hooks {
+    /// On the host, after the namespaces are made; older than the next two.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prestart: Vec<Hook>,
+    /// On the host, after the namespaces are made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub create_runtime: Vec<Hook>,
+    /// In the container's namespaces, before the root is entered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub create_container: Vec<Hook>,
+    /// In the container, before its process.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub start_container: Vec<Hook>,
+    /// On the host, after its process has started.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    /// On the host, after the container is deleted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
+}
+
+impl Hooks {
+    /// The hooks of the stage that has this name in the specification.
+    pub fn stage(&mut self, name: &str) -> Option<&mut Vec<Hook>> {
+        match name {
+            "prestart" => Some(&mut self.prestart),
+            "createRuntime" => Some(&mut self.create_runtime),
+            "createContainer" => Some(&mut self.create_container),
+            "startContainer" => Some(&mut self.start_container),
+            "poststart" => Some(&mut self.poststart),
+            "poststop" => Some(&mut self.poststop),
+            _ => None,
+        }
+    }
+}
+
+/// One program.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hook {
+    /// Absolute path.
+    pub path: String,
+    /// Arguments, its own name first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Seconds after which it is killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<i64>,
+}
+
+/// A class of service of resctrl (runtime-spec 1.2, config-linux.md "IntelRdt").
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IntelRdt {
+    /// Name of the class.
+    #[serde(rename = "closID", skip_serializing_if = "String::is_empty")]
+    pub clos_id: String,
+    /// Schema of the L3 cache.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub l3_cache_schema: String,
+    /// Schema of memory bandwidth.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mem_bw_schema: String,
+    /// Whether use of the cache is monitored.
+    #[serde(rename = "enableCMT", skip_serializing_if = "is_false")]
+    pub enable_cmt: bool,
+    /// Whether use of memory bandwidth is monitored.
+    #[serde(rename = "enableMBM", skip_serializing_if = "is_false")]
+    pub enable_mbm: bool,
+}
+
 /// What only Linux has.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -170,6 +261,9 @@ pub struct Linux {
     /// Seccomp filter; absent means unconfined.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
+    /// Shares of caches and memory bandwidth (resctrl).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<IntelRdt>,
     /// Sysctls of the container's namespaces.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctl: BTreeMap<String, String>,

@@ -143,6 +143,16 @@ fn hugepages(limits: &[(String, u64)]) -> Vec<oci::HugepageLimit> {
     limits.iter().map(limit).collect()
 }
 
+/// The smallest number of a list of processors that is in order, as [`resolve`] checks it.
+#[must_use]
+pub fn first_cpu(list: &str) -> Option<u32> {
+    let starts = list.split(',').filter_map(|part| {
+        let (start, _) = part.split_once('-').unwrap_or((part, part));
+        start.trim().parse().ok()
+    });
+    starts.min()
+}
+
 /// A list of numbers and ranges such as `0-3,7` (cpuset(7), "List format").
 fn list(text: &str, what: &'static str) -> Result<String, Error> {
     let number = |part: &str| {
@@ -269,6 +279,18 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn the_first_processor_is_the_smallest() {
+        for (list, wanted) in [
+            ("0-3,7", Some(0)),
+            ("7,2-3", Some(2)),
+            ("5", Some(5)),
+            ("", None),
+        ] {
+            assert_eq!(first_cpu(list), wanted, "{list:?}");
+        }
     }
 
     #[test]

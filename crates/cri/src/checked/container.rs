@@ -28,12 +28,6 @@ pub(crate) fn container(config: Option<v1::ContainerConfig>) -> Result<Container
         ));
     }
     let namespaces = security.namespace_options.clone().unwrap_or_default();
-    if !config.cdi_devices.is_empty() {
-        return Err(invalid(
-            "config.CDI_devices",
-            "CDI devices are not built yet",
-        ));
-    }
     let given = security.capabilities.clone().unwrap_or_default();
     Ok(ContainerRequest {
         name: name("config.metadata.name", metadata.name)?,
@@ -57,6 +51,11 @@ pub(crate) fn container(config: Option<v1::ContainerConfig>) -> Result<Container
             .devices
             .into_iter()
             .map(device)
+            .collect::<Result<_, _>>()?,
+        cdi_devices: config
+            .cdi_devices
+            .into_iter()
+            .map(|device| not_empty("config.CDI_devices.name", device.name))
             .collect::<Result<_, _>>()?,
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),

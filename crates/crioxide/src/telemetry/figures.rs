@@ -6,6 +6,7 @@ use std::sync::Arc;
 use image::{Images, LAYER_SIZES};
 use pods::Pods;
 use pods::state::container::Phase;
+use tokio::sync::watch;
 
 use super::calls::{Call, Calls};
 use super::exposition::{Kind, Text};
@@ -22,7 +23,7 @@ pub(super) struct Sources {
     pub(super) pods: Pods,
     pub(super) images: Arc<Images>,
     pub(super) selection: Selection,
-    pub(super) default_runtime: String,
+    pub(super) default_runtime: watch::Receiver<Arc<str>>,
 }
 
 impl Sources {
@@ -37,9 +38,20 @@ impl Sources {
             let help = "Zombies on the node.";
             text.single(&name, Kind::Gauge, help, process::zombies());
         }
+        if let Some(name) = self.selection.name("containers_events_dropped_total") {
+            let help = "Events that a subscriber's queue had no room for.";
+            text.single(&name, Kind::Counter, help, self.pods.dropped_events());
+        }
+        if let Some(name) = self.selection.name("resources_stalled_at_stage") {
+            let help = "Pods and containers asked for again while being made, by stage.";
+            text.metric(&name, Kind::Counter, help);
+            for (stage, count) in self.pods.stalled() {
+                text.sample(&name, &[("stage", &stage)], count);
+            }
+        }
         if let Some(name) = self.selection.name("default_runtime") {
             text.metric(&name, Kind::Gauge, "Always 1, for the default runtime.");
-            text.sample(&name, &[("runtime", &self.default_runtime)], 1);
+            text.sample(&name, &[("runtime", &**self.default_runtime.borrow())], 1);
         }
         own_process(&mut text);
         text

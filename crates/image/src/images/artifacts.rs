@@ -187,7 +187,7 @@ impl Shared {
             .collect();
         let known = repo_tags.iter().chain(&repo_digests).map(String::as_str);
         let pinned = entries.iter().any(|entry| entry.read_only)
-            || names::is_pinned(&self.puller.options.pinned, known);
+            || names::is_pinned(&self.puller.changing().pinned, known);
         Artifact::new(Arc::clone(first), manifest, repo_tags, repo_digests, pinned)
     }
 

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ::runtime::checkpoint::{connect_pipes, descriptors};
 use rustix::fs::{Mode, OFlags};
@@ -26,7 +26,7 @@ use crate::checkpoint::{self, Pack, available, images_dir, work_dir};
 use crate::node::{Node, blocking};
 use crate::records::Dirs;
 use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, monitors};
+use crate::{ContainerId, Error, monitors, records};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "checkpoint-container";
@@ -167,6 +167,14 @@ async fn work(
         deadline,
     };
     perform(node, &subject, progress, &checkpoint, PLAN).await?;
+    if let Err(error) = note(node, id, &checkpoint.dirs).await {
+        // The archive is there: only when it was made will not be told after a restart.
+        tracing::warn!(
+            container = id.as_str(),
+            error = chain(&error),
+            "checkpoint not recorded"
+        );
+    }
     let (container, location) = (id.as_str(), checkpoint.location.display());
     tracing::info!(container, %location, "container checkpointed");
     let dir = checkpoint.work.clone();
@@ -175,6 +183,20 @@ async fn work(
         tracing::warn!(container, error = chain(&error), "criu's files not removed");
     }
     Ok(())
+}
+
+/// Has the container tell when its checkpoint was made.
+async fn note(node: &Arc<Node>, id: &ContainerId, dirs: &Dirs) -> Result<(), Error> {
+    let Ok(container) = node.table.load().container(id.as_str()) else {
+        return Ok(());
+    };
+    let live = node.live(&container.pod);
+    let _states = live.states.lock().await;
+    node.table.checkpointed(id, SystemTime::now());
+    let container = node.table.load().container(id.as_str())?;
+    let dirs = dirs.clone();
+    let write = move || records::write_state(&container, &dirs);
+    blocking(&node.pools.files, write).await
 }
 
 /// Where an archive is written before it gets its name. Blocks.

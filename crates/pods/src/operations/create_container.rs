@@ -308,6 +308,7 @@ impl Create {
             made: Arc::new(self.built().1.clone()),
             limits: Arc::new(self.request.resources.clone()),
             created: self.created,
+            checkpointed: None,
             phase: Phase::Created { init },
         }
     }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use monitor_client::{ExecStarted, Id, Monitor};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
+use spec::oci::CpuAffinity;
+use spec::resources::first_cpu;
 use sys::spawn::Status;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -191,6 +193,7 @@ async fn prepare(
         pid: dirs.bundle.join(format!("exec-{exec}.pid")),
     };
     let (config, path) = (dirs.bundle.join("config.json"), files.process.clone());
+    let affinity = affinity(node, container)?;
     let write = move || {
         let text = fs::read(&config).map_err(Error::io("read", &config))?;
         let spec: spec::oci::Spec = serde_json::from_slice(&text)
@@ -198,6 +201,7 @@ async fn prepare(
         let mut process = spec.process.unwrap_or_default();
         process.args = command.arguments;
         process.terminal = command.tty;
+        process.exec_cpu_affinity = affinity;
         if command.tty && !process.env.iter().any(|pair| pair.starts_with("TERM=")) {
             process.env.push("TERM=xterm".to_owned());
         }
@@ -207,6 +211,18 @@ async fn prepare(
     };
     blocking(&node.pools.files, write).await?;
     Ok(files)
+}
+
+/// The processors that a command begins on, where its handler has an opinion: the limits in force
+/// count, not those that the container was made with.
+fn affinity(node: &Node, container: &Container) -> Result<Option<CpuAffinity>, Error> {
+    let pod = node.table.load().pod(container.pod.as_str())?;
+    let handler = node.handlers.get(&pod.made.handler)?;
+    let wanted = handler.config.exec_on_first_cpu;
+    let first = wanted.then(|| first_cpu(&container.limits.cpuset_cpus));
+    Ok(first.flatten().map(|first| CpuAffinity {
+        initial: first.to_string(),
+    }))
 }
 
 /// A pipe whose ends any user of the container may open again by name (`/dev/stdout`), also one of

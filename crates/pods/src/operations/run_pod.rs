@@ -97,8 +97,8 @@ pub(crate) const PLAN: &Plan<Run> = &[
 
 /// Runs a pod, or joins or finds the one that the same request made.
 pub(crate) async fn run(node: &Arc<Node>, request: PodRequest) -> Outcome {
-    let pause = &node.options;
-    if infra::is_needed(&request) && pause.pause.is_none() && pause.pause_image.is_none() {
+    let no_pause = node.options.pause.is_none() && node.changing.load().pause_image.is_none();
+    if infra::is_needed(&request) && no_pause {
         return Err(Arc::new(Error::Invalid(
             "a process namespace shared by the pod needs the pause program".to_owned(),
         )));

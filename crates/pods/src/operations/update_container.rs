@@ -65,7 +65,7 @@ async fn work(node: &Arc<Node>, container: &Container, update: &Request) -> Resu
     let resources = resources::resolve(&limits, node.host.controllers, minimum, 0)?;
     let score = (limits.oom_score_adj != container.limits.oom_score_adj)
         .then(|| node.host.oom_score(limits.oom_score_adj));
-    let call = call(handler, &container, &resources)?;
+    let call = call(&handler, &container, &resources)?;
     let (worker, subject) = (Arc::clone(node), Arc::clone(&container));
     let apply = move || {
         let statistics = &worker.statistics;

@@ -29,6 +29,8 @@ pub struct Container {
     pub limits: Arc<spec::resources::Request>,
     /// When it was created.
     pub created: SystemTime,
+    /// When the last checkpoint of it was made.
+    pub checkpointed: Option<SystemTime>,
     /// Where it is in its life.
     pub phase: Phase,
 }

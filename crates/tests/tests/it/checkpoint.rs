@@ -66,6 +66,7 @@ async fn refused_without_criu(f: Fixture) -> Result<()> {
         .node
         .run(&pod, container("c", &f.image, &["sleep", "1000"]))
         .await?;
+    ensure!(told(&f.node, &id).await? == ("0001-01-01T00:00:00Z".to_owned(), false));
     let location = f.node.dir.join("none.tar");
     let refused = checkpoint(&f.node, &id, &location, 0).await.unwrap_err();
     ensure!(refused.message().contains("criu"), "{refused}");
@@ -133,6 +134,19 @@ fn member<'a>(members: &'a [(String, Vec<u8>)], name: &str) -> Result<&'a [u8]> 
         .with_context(|| name.to_owned())
 }
 
+/// When a container's checkpoint was made, and whether it was restored, as its verbose status says.
+async fn told(node: &Node, id: &str) -> Result<(String, bool)> {
+    let request = v1::ContainerStatusRequest {
+        container_id: id.to_owned(),
+        verbose: true,
+    };
+    let answer = node.client().runtime().container_status(request).await?;
+    let info: serde_json::Value = serde_json::from_str(&answer.into_inner().info["info"])?;
+    let at = info["checkpointedAt"].as_str().context("checkpointedAt")?;
+    let restored = info["restored"].as_bool().context("restored")?;
+    Ok((at.to_owned(), restored))
+}
+
 /// What is beside an archive: nothing half-written.
 pub(crate) fn only_in(dir: &Path, names: &[&str]) -> Result<()> {
     let mut there: Vec<_> = fs::read_dir(dir)?
@@ -183,6 +197,10 @@ async fn a_container_goes_on_in_another_pod_where_its_checkpoint_was() -> Result
         ensure!(!member(&members, name)?.is_empty(), "{name}");
     }
     let config: serde_json::Value = serde_json::from_slice(member(&members, "config.dump")?)?;
+    let (first, restored_before) = told(&f.node, &id).await?;
+    ensure!(first.starts_with("20") && !restored_before, "{first}");
+    f.node.restart().await?;
+    ensure!(told(&f.node, &id).await?.0 == first, "it is kept");
     ensure!(config["id"] == id.as_str(), "{config}");
     ensure!(
         config["rootfsImageRef"] == f.node.status(&id).await?.image_id.as_str(),
@@ -197,6 +215,7 @@ async fn a_container_goes_on_in_another_pod_where_its_checkpoint_was() -> Result
     let size = fs::metadata(&archive)?.len();
     checkpoint(&f.node, &id, &archive, 60).await?;
     ensure!(size.abs_diff(fs::metadata(&archive)?.len()) < size / 2);
+    ensure!(told(&f.node, &id).await?.0 > first, "it is the last one");
     let checkpointed = counted(&f.node, "old", 0).await?;
     f.node.remove_pod(&pod).await?;
 
@@ -212,6 +231,8 @@ async fn a_container_goes_on_in_another_pod_where_its_checkpoint_was() -> Result
         "a repeat finds it"
     );
     f.node.restart().await?;
+    let (at, restored_now) = told(&f.node, &id).await?;
+    ensure!(at >= first && restored_now, "{at}");
     let created = f.node.status(&id).await?;
     ensure!(created.state == v1::ContainerState::ContainerCreated as i32);
     f.node

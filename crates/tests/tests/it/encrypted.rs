@@ -11,6 +11,7 @@ use testkit::requests::container;
 
 use crate::fixture;
 use crate::peers::{peer, tree};
+use crate::reload::{DONE, reload};
 
 /// Makes a key pair, `NAME.key` and `NAME.pub`, by openssl.
 fn make_key(dir: &Path, name: &str, generate: &str) -> Result<()> {
@@ -164,6 +165,12 @@ async fn images_that_skopeo_encrypted_run_where_their_key_is() -> Result<()> {
     }
     let said = peer(&f.node, &check).await?;
     ensure!(said.contains("mark of many"), "{said}");
+    // Other keys count from a reload on.
+    let elsewhere = "[crio.runtime]\ndecryption_keys_path = \"/no/such\"\n";
+    reload(&f, elsewhere, DONE).await?;
+    denied("no key in").await?;
+    reload(&f, "", DONE).await?;
+    f.node.pull(&reference).await?;
     f.node.kill_daemon()?;
     f.node.start_daemon().await?;
     f.node.finish().await

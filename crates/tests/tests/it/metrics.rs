@@ -291,3 +291,23 @@ async fn a_lost_monitor_is_counted() -> Result<()> {
     assert_eq!(sample(&get(&socket, "/metrics").await?, name), Some(1.0));
     f.node.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_again_while_it_is_made_is_counted_by_stage() -> Result<()> {
+    let (f, directory) = on_a_socket().await?;
+    let socket = directory.path().join(SOCKET);
+    let calls = (0..20).map(|_| f.node.run_pod("again"));
+    let made = futures_util::future::join_all(calls).await;
+    let made: std::collections::BTreeSet<_> = made.into_iter().collect::<Result<_>>()?;
+    assert_eq!(made.len(), 1);
+    let text = get(&socket, "/metrics").await?;
+    let prefix = "container_runtime_crio_";
+    let dropped = format!("{prefix}containers_events_dropped_total");
+    assert_eq!(sample(&text, &dropped), Some(0.0), "{text}");
+    let stalled = format!("{prefix}resources_stalled_at_stage{{stage=\"sandbox ");
+    let counts = text.lines().filter(|line| line.starts_with(&stalled));
+    let counts = counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    let counted: f64 = counts.sum();
+    assert!((1.0..20.0).contains(&counted), "{counted}\n{text}");
+    f.node.finish().await
+}

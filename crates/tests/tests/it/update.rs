@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use cri::v1;
 use sys::cgroup::Cgroup;
-use testkit::node::Node;
+use testkit::node::{Node, Options};
 use testkit::requests::container;
 use tonic::Code;
 
@@ -22,6 +22,61 @@ async fn update(
     };
     let mut client = node.client().runtime();
     client.update_container_resources(request).await.map(drop)
+}
+
+/// Whether the runtime knows what commands begin on (runtime-spec 1.2.1): it has the word.
+fn knows_affinity(node: &Node) -> Result<bool> {
+    let path = std::env::var("PATH")?;
+    let program = sys::spawn::which(&node.runtime(), &path).context("the runtime")?;
+    let bytes = std::fs::read(program)?;
+    let word = b"execCPUAffinity";
+    Ok(bytes.windows(word.len()).any(|found| found == word))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::print_stderr, reason = "a test that is skipped says why")]
+async fn commands_begin_on_the_first_processor_of_their_container() -> Result<()> {
+    let runtime = std::env::var("CRIOXIDE_TEST_RUNTIME").unwrap_or_else(|_| "runc".into());
+    let config = |value: &str| {
+        let table = format!("[crio.runtime.runtimes.{runtime}]\n");
+        format!("{table}exec_cpu_affinity = {value:?}\n")
+    };
+    let options = |value: &str| Options {
+        config: config(value),
+        ..Options::default()
+    };
+    let refused = fixture::without_image(options("last")).await.err();
+    let refused = refused
+        .map(|error| format!("{error:#}"))
+        .unwrap_or_default();
+    assert!(refused.contains("exec_cpu_affinity"), "{refused}");
+    let f = fixture::with(options("first")).await?;
+    if !knows_affinity(&f.node)? || std::thread::available_parallelism()?.get() < 2 {
+        eprintln!("skipped: a runtime that does not know execCPUAffinity, or one processor");
+        return f.node.finish().await;
+    }
+    let pod = f.node.run_pod("affinity").await?;
+    let mut config = container("c", &f.image, &["sleep", "1000"]);
+    config.linux.as_mut().unwrap().resources = Some(v1::LinuxContainerResources {
+        cpuset_cpus: "0-1".into(),
+        ..Default::default()
+    });
+    let id = f.node.run(&pod, config).await?;
+    let allowed = async |file: &str| {
+        let script = format!("grep Cpus_allowed_list /proc/{file}/status");
+        let done = f.node.exec(&id, &["sh", "-c", &script]).await?;
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        Ok::<_, anyhow::Error>(text.split_whitespace().last().unwrap_or("").to_owned())
+    };
+    assert_eq!(allowed("1").await?, "0-1", "the container's own process");
+    assert_eq!(allowed("self").await?, "0");
+    let update = v1::LinuxContainerResources {
+        cpuset_cpus: "1".into(),
+        ..Default::default()
+    };
+    self::update(&f.node, &id, update).await?;
+    assert_eq!(allowed("self").await?, "1", "the limits in force count");
+    f.node.finish().await
 }
 
 async fn resources(node: &Node, id: &str) -> Result<v1::LinuxContainerResources> {
