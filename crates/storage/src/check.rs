@@ -7,6 +7,7 @@
 //! What uses something damaged is damaged. Repairing is removing: an image can be pulled again.
 
 mod attributes;
+mod extended;
 mod layers;
 mod repair;
 mod tables;

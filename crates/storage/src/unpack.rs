@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
+pub(crate) use self::extract::may_set;
 use self::extract::{Extractor, Placed};
 use self::keys::Keys;
 pub(crate) use self::path::{EntryPath, Wanted};
