@@ -16,6 +16,7 @@ mod check;
 mod containers;
 mod extended;
 mod faults;
+mod floods;
 mod harness;
 mod hostile;
 mod images;
