@@ -13,6 +13,7 @@ use crate::registry::Registry;
 use crate::signer::{Gpg, payload};
 use crate::support::Node;
 
+mod artifacts;
 mod kept;
 mod places;
 

@@ -66,6 +66,7 @@ fn artifact(store: &ArtifactStore) -> Result<(), Error> {
         media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
         blobs: vec![blob.finish(&config)?],
         needed: vec![(config, 2)],
+        signatures: b"signed".to_vec(),
     })?;
     assert_eq!(store.list()?.len(), 1);
     store.remove(&digest, None)
