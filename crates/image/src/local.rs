@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use storage::{Digest, UnpackLimits};
+use trust::Signature;
 
 pub use self::location::{Location, Transport};
 use self::tree::Tree;
@@ -47,7 +48,7 @@ struct Content {
 enum Blobs {
     /// `blobs/ALGORITHM/HEX` (image-layout.md of the OCI image specification).
     Layout,
-    /// `HEX`, and `HEX.manifest.json` for a manifest.
+    /// Side by side.
     Flat,
     /// As the archive's own list says.
     Listed(HashMap<Digest, String>),
@@ -98,7 +99,7 @@ impl Bundle {
             return Ok(self.content.first.clone());
         };
         let path = match self.content.blobs {
-            Blobs::Flat => format!("{}.manifest.json", digest.hex()),
+            Blobs::Flat => directory::manifest(digest),
             _ => self.path(digest)?,
         };
         self.bytes(&path, limit)
@@ -117,6 +118,16 @@ impl Bundle {
             .map_err(|reason| self.location.error(format!("{path}: {reason}")))
     }
 
+    /// The signatures of the manifest with that digest. `dir:` alone has any, as with containers/image.
+    pub(crate) fn signatures(&self, of: &Digest) -> Result<Vec<Signature>> {
+        if self.location.transport != Transport::Dir {
+            return Ok(Vec::new());
+        }
+        let first = crate::blob::verify(&self.content.first, of).is_ok();
+        let found = directory::signatures(&self.tree, (!first).then_some(of));
+        found.map_err(|reason| self.location.error(reason))
+    }
+
     fn bytes(&self, path: &str, limit: usize) -> Result<Bytes> {
         self.tree
             .bytes(path, limit)
@@ -126,7 +137,7 @@ impl Bundle {
     fn path(&self, digest: &Digest) -> Result<String> {
         match &self.content.blobs {
             Blobs::Layout => Ok(layout::blob(digest)),
-            Blobs::Flat => Ok(digest.hex().to_owned()),
+            Blobs::Flat => Ok(directory::blob(digest)),
             Blobs::Listed(paths) => paths.get(digest).cloned().ok_or_else(|| {
                 self.location
                     .error(format!("it has no blob of the digest {digest}"))

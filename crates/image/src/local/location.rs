@@ -52,14 +52,17 @@ impl Location {
         split(text).is_some()
     }
 
-    /// Asks the policy.
-    pub(crate) fn is_allowed_by(&self, policy: &trust::Policy) -> Result<()> {
+    /// Asks a policy about these files.
+    pub(crate) fn ask<T>(
+        &self,
+        ask: impl FnOnce(&trust::Files<'_>) -> Result<T, trust::Refused>,
+    ) -> Result<T> {
         let real = self.path.canonicalize();
         let real = real.map_err(|error| self.error(error.to_string()))?;
         let Some(path) = real.to_str() else {
             return Err(self.error("its path is not UTF-8"));
         };
-        Ok(policy.check_files(&trust::Files {
+        Ok(ask(&trust::Files {
             transport: self.transport.name(),
             path,
             which: self.which.as_deref(),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use storage::{Digest, ImageId};
 use sys::pool::Pool;
+use trust::{Evidence, Policy};
 
-use super::fetch::{self, Origin};
+use super::fetch::{self, Fetched, Origin};
 use super::layers::Blobs;
 use super::{Puller, Tracker};
 use crate::error::{Error, Result};
@@ -69,10 +70,11 @@ impl Puller {
         let opened = self.files.run(move || {
             let policy = options.policy_of("")?;
             let bundle = Bundle::open(&location, options.unpack_limits, &options.temporary)?;
-            bundle.location().is_allowed_by(&policy)?;
-            Ok::<_, Error>(bundle)
+            let needed = location.ask(|files| policy.files_need_signatures(files))?;
+            Ok::<_, Error>((bundle, needed.then_some(policy)))
         });
-        let bundle = Arc::new(opened.await?);
+        let (bundle, policy) = opened.await?;
+        let bundle = Arc::new(bundle);
         let names = if names.is_empty() {
             bundle.names.clone()
         } else {
@@ -90,6 +92,9 @@ impl Puller {
         if fetched.is_artifact {
             return Err(bundle.location().error("it is an artifact, not an image"));
         }
+        let signed = Arc::clone(&bundle);
+        let add = move || with_signatures(fetched, &signed, policy.as_ref());
+        let fetched = self.files.run(add).await?;
         let tracker = Arc::new(Tracker::new(bundle.location().to_string()));
         let id = self
             .store_image(&names, fetched, Blobs::Local(bundle), &tracker)
@@ -97,4 +102,28 @@ impl Puller {
         let names = names.iter().map(Reference::stored_name).collect();
         Ok(Loaded { id, names })
     }
+}
+
+/// Adds the signatures that are there, if `policy` allows it with them: one that asks for any.
+fn with_signatures(
+    mut fetched: Fetched,
+    bundle: &Bundle,
+    policy: Option<&Policy>,
+) -> Result<Fetched> {
+    match (bundle.signatures(&fetched.manifest_digest), policy) {
+        (Ok(signatures), _) => fetched.signatures = signatures,
+        (Err(error), Some(_)) => return Err(error),
+        (Err(error), None) => {
+            tracing::warn!(%error, "signatures that are not needed can't be had");
+        }
+    }
+    if let Some(policy) = policy {
+        let evidence = Evidence {
+            manifest: &fetched.manifest_bytes,
+            signatures: &fetched.signatures,
+        };
+        let location = bundle.location();
+        location.ask(|files| policy.check_files(files, &evidence))?;
+    }
+    Ok(fetched)
 }
