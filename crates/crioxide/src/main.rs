@@ -1,6 +1,7 @@
 //! The daemon: command line, start-up order, signals. How anything is done is elsewhere.
 
 mod commands;
+mod home;
 mod inspect;
 mod logging;
 mod markers;

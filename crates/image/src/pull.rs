@@ -35,7 +35,7 @@ use layers::{Blobs, Wanted};
 pub use load::{LoadRequest, Loaded};
 use signatures::Trust;
 #[cfg(feature = "fuzzing")]
-pub(crate) use signatures::parse_attachments;
+pub(crate) use signatures::{parse_attachments, parse_signature_list};
 
 /// What to pull.
 #[derive(Clone, Debug, Default)]

@@ -16,6 +16,7 @@ use crate::support::Node;
 mod artifacts;
 mod files;
 mod kept;
+mod of_registry;
 mod places;
 
 const SIGNER: &str = "signer@x.io";
