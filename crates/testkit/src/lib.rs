@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod bench;
 pub mod client;
+pub mod cosign;
 pub mod critest;
 pub mod demo;
 pub mod image_maker;

@@ -31,6 +31,12 @@ mod sources;
 mod time;
 
 #[cfg(test)]
+// Included, as `signer` is.
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+#[path = "../../testkit/src/cosign.rs"]
+mod cosign;
+
+#[cfg(test)]
 // Included, not depended on: the crate that it is in depends on this one.
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 #[path = "../../testkit/src/signer.rs"]

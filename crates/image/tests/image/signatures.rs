@@ -14,6 +14,7 @@ use crate::signer::{Gpg, payload};
 use crate::support::Node;
 
 mod artifacts;
+mod certified;
 mod files;
 mod kept;
 mod of_registry;
