@@ -186,7 +186,10 @@ impl Puller {
                 diff_ids.len()
             )));
         }
-        let secrets = self.secrets(layers).await?;
+        let secrets = match blobs.are_plain() {
+            true => vec![None; layers.len()],
+            false => self.secrets(layers).await?,
+        };
         let layers = layers.iter().zip(diff_ids).zip(&secrets);
         let wanted = layers.map(|((blob, diff_id), secret)| Wanted {
             blob: blob.clone(),

@@ -110,6 +110,23 @@ pub(crate) fn evidence(store: &Store, image: &Image) -> (Vec<Vec<u8>>, Vec<Signa
     (manifests, signatures)
 }
 
+/// The signatures that are kept with an image for one of its manifests, whatever its store is.
+pub(crate) fn of_manifest(
+    image: &Image,
+    manifest: &Digest,
+    read: impl Fn(&str) -> Option<Vec<u8>>,
+) -> Vec<Signature> {
+    let mut metadata = Metadata::parse(&image.metadata);
+    let (key, sizes) = match metadata.by_manifest.remove(manifest.as_str()) {
+        Some(sizes) => (format!("signature-{}", manifest.hex()), sizes),
+        // What was kept before there were several manifests.
+        None if metadata.by_manifest.is_empty() => ("signatures".to_owned(), metadata.last),
+        None => return Vec::new(),
+    };
+    let bytes = read(&key).filter(|_| !sizes.is_empty());
+    bytes.map_or_else(Vec::new, |bytes| split(&bytes, &sizes))
+}
+
 /// An artifact's signatures in the form in which they are kept; nothing where there are none.
 pub(crate) fn encode(signatures: &[Signature]) -> Vec<u8> {
     if signatures.is_empty() {

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::layers::assemble;
 pub use self::repair::RepairContainers;
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::tables::records as salvaged;

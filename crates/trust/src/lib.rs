@@ -43,6 +43,6 @@ mod cosign;
 mod signer;
 
 pub use policy::{Error, Policy, Refused};
-pub use scope::{Files, Name};
+pub use scope::{Files, Local, Name, Stored};
 pub use signature::{Attachment, Evidence, SIGSTORE_SIGNATURE, Signature};
 pub use sources::{Lookaside, Sources};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::file::Content;
 use crate::limits::POLICY_BYTES;
 use crate::requirement::Requirements;
-use crate::scope::{Files, Name};
+use crate::scope::{Local, Name};
 use crate::signature::Evidence;
 use crate::time::Now;
 
@@ -120,28 +120,28 @@ impl Policy {
         self.of_name(name).check(Some(name), evidence)
     }
 
-    /// As [`Policy::needs_signatures`], of an image in files of the node.
+    /// As [`Policy::needs_signatures`], of an image of the node itself.
     ///
     /// # Errors
     /// It may not be loaded, whatever its signatures are.
-    pub fn files_need_signatures(&self, files: &Files<'_>) -> Result<bool, Refused> {
-        self.of_files(files).needs_signatures()
+    pub fn local_needs_signatures(&self, local: &Local<'_>) -> Result<bool, Refused> {
+        self.of_local(local).needs_signatures()
     }
 
-    /// Tells whether an image in files of the node, with these signatures, may be loaded. Such an image
-    /// has no name: its signatures count where `signedIdentity` says for what they have to be.
+    /// Tells whether an image of the node itself, with these signatures, may be loaded. One in files has
+    /// no name: its signatures count where `signedIdentity` says for what they have to be.
     ///
     /// Reads the files of keys that the policy names.
     ///
     /// # Errors
     /// Why not.
-    pub fn check_files(&self, files: &Files<'_>, evidence: &Evidence<'_>) -> Result<(), Refused> {
-        self.of_files(files).check(None, evidence)
+    pub fn check_local(&self, local: &Local<'_>, evidence: &Evidence<'_>) -> Result<(), Refused> {
+        self.of_local(local).check(local.name(), evidence)
     }
 
-    fn of_files(&self, files: &Files<'_>) -> Asked<'_> {
-        let scopes = self.content.files.get(files.transport);
-        self.asked(files.full(), files.scopes(), scopes)
+    fn of_local(&self, local: &Local<'_>) -> Asked<'_> {
+        let scopes = self.content.local.get(local.transport());
+        self.asked(local.full(), local.scopes(), scopes)
     }
 
     fn of_name(&self, name: &Name<'_>) -> Asked<'_> {

@@ -192,8 +192,8 @@ fn is_meant(
         let why = match name {
             Some(_) => "",
             None => {
-                ": the image is in files and has no name, so that signedIdentity has to be \
-                 exactReference or exactRepository"
+                ": the image has no name here, so that signedIdentity has to be exactReference or \
+                 exactRepository"
             }
         };
         return Err(format!(

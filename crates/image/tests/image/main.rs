@@ -40,4 +40,5 @@ mod sharing;
 mod signatures;
 mod signatures_by_tools;
 mod sources;
+mod stored;
 mod support;

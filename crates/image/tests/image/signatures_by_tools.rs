@@ -16,7 +16,7 @@ const SIGNER: &str = "signer@x.io";
 
 #[allow(clippy::print_stderr, reason = "a skipped test says why")]
 /// The tree's place, or `None` with a word why these tests can't run.
-fn tree() -> Option<PathBuf> {
+pub(crate) fn tree() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let tree = std::env::var_os("CRIOXIDE_DEBIAN13")
         .map_or_else(|| root.join(".build/debian13"), PathBuf::from);
@@ -30,7 +30,7 @@ fn tree() -> Option<PathBuf> {
 /// Runs a shell script in the tree: `$D` is the node's directory, `$R` the registry, `$GNUPGHOME`
 /// the signer's keys, `store REF` a name in the node's store.
 #[track_caller]
-fn in_tree(node: &Node, registry: &Registry, gpg: &Gpg, script: &str) -> (bool, String) {
+pub(crate) fn in_tree(node: &Node, registry: &Registry, gpg: &Gpg, script: &str) -> (bool, String) {
     let in_debian13 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/in-debian13");
     let (dir, home) = (node.dir.path().display(), gpg.home().display());
     let prelude = format!(

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::path::Path;
 
 use sys::beneath::Dir;
 
@@ -155,12 +156,16 @@ impl Store {
     /// # Errors
     /// [`Error::Io`], of kind `InvalidData` where a file has changed.
     pub fn write_layer(&self, id: &LayerId, archive: impl Write) -> Result<(), Error> {
-        let path = self.paths().tar_split(id);
-        let tar_split = File::open(&path).at("open", &path)?;
-        let diff = self.paths().layer(id).join("diff");
-        let dir = Dir::open(&diff).at("open", &diff)?;
-        tar_split::assemble(tar_split, &dir, archive).at("assemble", diff)
+        let files = self.paths().layer(id).join("diff");
+        assemble(&self.paths().tar_split(id), &files, archive)
     }
+}
+
+/// Writes the archive that a tar-split and a directory of files make.
+pub(crate) fn assemble(tar_split: &Path, files: &Path, archive: impl Write) -> Result<(), Error> {
+    let tar_split = File::open(tar_split).at("open", tar_split)?;
+    let dir = Dir::open(files).at("open", files)?;
+    tar_split::assemble(tar_split, &dir, archive).at("assemble", files)
 }
 
 #[derive(Default)]

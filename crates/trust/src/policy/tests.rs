@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::digest::hex;
 use crate::policy::{Error, Policy};
-use crate::scope::{Files, Name};
+use crate::scope::{Files, Local, Name};
 use crate::signature::{Evidence, Signature};
 use crate::signer::Gpg;
 
@@ -346,19 +346,19 @@ fn files_of_the_node_need_a_signature_for_a_name_that_the_policy_says() {
         ("/srv/other", good, "is not accepted"),
         ("/other", good, "rejected by policy"),
     ] {
-        let files = Files {
+        let files = Local::Files(Files {
             transport: "dir",
             path,
             which: None,
-        };
-        let needed = policy.files_need_signatures(&files);
+        });
+        let needed = policy.local_needs_signatures(&files);
         assert_eq!(needed.is_err(), words == "rejected by policy", "{path}");
         assert_eq!(needed == Ok(false), path == "/srv/a", "{path}");
         let evidence = Evidence {
             manifest: &signed.manifest,
             signatures,
         };
-        match policy.check_files(&files, &evidence) {
+        match policy.check_local(&files, &evidence) {
             Ok(()) => assert_eq!(words, "", "{path}"),
             Err(why) => assert!(!words.is_empty() && why.reason.contains(words), "{why}"),
         }

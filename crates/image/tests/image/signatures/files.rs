@@ -89,7 +89,7 @@ async fn a_directorys_image_is_loaded_with_a_good_signature_only_and_keeps_it() 
     files.put("signature-2", &good);
     // Files have no name that a signature could be compared with.
     ask_of_files(&signing, &signing.signed_by(SIGNER));
-    files.refused("the image is in files and has no name").await;
+    files.refused("the image has no name here").await;
     ask_of_files(&signing, &wanted);
     assert_eq!(files.load().await.unwrap(), made.id());
 
