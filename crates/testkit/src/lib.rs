@@ -10,6 +10,7 @@ pub mod critest;
 pub mod demo;
 pub mod image_maker;
 pub mod kubelet;
+pub mod load;
 pub mod node;
 pub mod polls;
 pub mod power_cut;

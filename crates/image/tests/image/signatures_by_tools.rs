@@ -144,6 +144,25 @@ async fn what_skopeo_signs_with_gpg_is_trusted_and_goes_through_the_store_both_w
     let sent = node.path(&format!("lookaside/signed@{digest}/signature-1"));
     assert_eq!(kept, fs::read(sent).unwrap());
 
+    // What it wrote beside files is trusted where it is loaded.
+    let loading = Node::new("");
+    let mut wanted = tools.signed_by();
+    wanted["signedIdentity"] = json!({"type": "exactReference", "dockerReference": signed});
+    loading.set_policy(json!([wanted]));
+    let out = format!("dir:{}", node.path("out").display());
+    crate::loading::load(&loading, &out, &[&signed])
+        .await
+        .unwrap();
+    loading.set_policy(json!([tools.signed_by()]));
+    let found = loading.images.find(&signed).await.unwrap().unwrap();
+    loading.images.allowed(&found, &signed, "").await.unwrap();
+    fs::remove_file(node.path("out/signature-1")).unwrap();
+    loading.set_policy(json!([wanted]));
+    let error = crate::loading::load(&loading, &out, &[&signed])
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("no signature exists"), "{error}");
+
     // What skopeo puts into a store we trust in turn.
     let other = Node::new(&tools.registry.registries_conf());
     other.set_policy(json!([tools.signed_by()]));

@@ -25,26 +25,17 @@ async fn found(signing: &Signing, name: &str) -> Artifact {
 }
 
 /// Expects that it may be used under all of these names, or under none.
-#[track_caller]
-fn allowed<'a>(
-    signing: &'a Signing,
-    artifact: &'a Artifact,
-    names: &'a [&'a str],
-    words: Option<&'a str>,
-) -> impl Future<Output = ()> + 'a {
-    async move {
-        for name in names {
-            let images = &signing.node.images;
-            let checked = images.artifact_allowed(artifact, name, "").await;
-            match (checked, words) {
-                (Ok(()), None) => {}
-                (Err(Error::Refused(why)), Some(words)) => {
-                    let text = why.to_string();
-                    assert!(text.starts_with("SignatureValidationFailed: "), "{text}");
-                    assert!(text.contains(words), "{name}: {text}");
-                }
-                (checked, _) => panic!("{name}: {checked:?}, and not {words:?}"),
+async fn allowed(signing: &Signing, artifact: &Artifact, names: &[&str], words: Option<&str>) {
+    for name in names {
+        let images = &signing.node.images;
+        match (images.artifact_allowed(artifact, name, "").await, words) {
+            (Ok(()), None) => {}
+            (Err(Error::Refused(why)), Some(words)) => {
+                let text = why.to_string();
+                assert!(text.starts_with("SignatureValidationFailed: "), "{text}");
+                assert!(text.contains(words), "{name}: {text}");
             }
+            (checked, _) => panic!("{name}: {checked:?}, and not {words:?}"),
         }
     }
 }
