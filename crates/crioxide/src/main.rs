@@ -229,6 +229,7 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
     let rooms = options::rooms(settings, matches)?;
     upkeep::repair(settings, &markers, &rooms.store)?;
     let (store, images) = (rooms.store.clone(), Arc::clone(&rooms.images));
+    let driver = store.driver();
     let pods = pods::Pods::start(pods_options, rooms)
         .await
         .context("read the records")?;
@@ -265,6 +266,7 @@ async fn run(settings: &Settings, matches: &ArgMatches) -> Result<()> {
             images,
             config: shown,
             root: settings.path("crio", "root"),
+            driver: driver.name(),
         },
         calls,
         max_receive: message_size(settings, "grpc_max_recv_msg_size"),

@@ -11,7 +11,9 @@ use sys::mount::{self, Flags, Overlay};
 
 use crate::error::Context;
 use crate::table::{self, LastWriter, Order, Rank};
-use crate::{Error, ImageId, LayerId, Store, driver};
+use crate::{Driver, Error, ImageId, LayerId, Store, driver};
+
+mod whole;
 
 /// A mounted layer.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -100,7 +102,10 @@ impl Store {
             return Ok(merged);
         }
         if !mounted {
-            self.mount_overlay(id, label)?;
+            match self.driver() {
+                Driver::Overlay => self.mount_overlay(id, label)?,
+                Driver::Vfs => whole::mount(&merged)?,
+            }
         }
         points.set(id, merged.clone(), 1)?;
         Ok(merged)
@@ -144,9 +149,12 @@ impl Store {
             .top_layer
             .as_ref()
             .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        if self.driver() == Driver::Vfs {
+            return whole::mount_image(&paths.files(top), target, changes);
+        }
         // Short where it can be: all names together have to fit into a page on older kernels.
         let layer = paths.layer(top);
-        let layer = layer.strip_prefix(paths.overlay()).unwrap_or(&layer);
+        let layer = layer.strip_prefix(paths.home()).unwrap_or(&layer);
         let mut lowers = vec![layer.join("diff")];
         let below = driver::lowers(paths, top)?;
         if below.is_empty() {
@@ -165,7 +173,7 @@ impl Store {
         };
         let (flags, options) = self.mount_options();
         let overlay = Overlay {
-            base: paths.overlay(),
+            base: paths.home(),
             lowers,
             upper,
             options,
@@ -191,7 +199,7 @@ impl Store {
             options.push(("volatile".into(), None));
         }
         let overlay = Overlay {
-            base: paths.overlay(),
+            base: paths.home(),
             lowers,
             upper: Some((layer.join("diff"), layer.join("work"))),
             options,

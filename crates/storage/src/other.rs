@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,46 +14,7 @@ use crate::check::assemble;
 use crate::images::{self, ImageIndex, read_item};
 use crate::record::{ImageRecord, LayerRecord};
 use crate::table::ReadOnly;
-use crate::{Digest, Error, Image, LayerId, limits};
-
-/// What keeps a store's layers; its name is part of the names of the store's directories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driver {
-    /// A directory of differences per layer.
-    Overlay,
-    /// A directory of all files per layer.
-    Vfs,
-}
-
-impl Driver {
-    const ALL: [Self; 2] = [Self::Overlay, Self::Vfs];
-
-    /// Its name in `storage.conf`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Overlay => "overlay",
-            Self::Vfs => "vfs",
-        }
-    }
-
-    /// Where a layer's files are.
-    fn files(self, root: &Path, layer: &LayerId) -> PathBuf {
-        match self {
-            Self::Overlay => root.join("overlay").join(layer.as_str()).join("diff"),
-            Self::Vfs => root.join("vfs/dir").join(layer.as_str()),
-        }
-    }
-}
-
-impl FromStr for Driver {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|driver| driver.name() == name);
-        known.ok_or_else(|| format!("{name:?} is neither overlay nor vfs"))
-    }
-}
+use crate::{Digest, Driver, Error, Image, LayerId, limits};
 
 /// A store that is only read.
 pub struct OtherStore {
@@ -70,7 +30,7 @@ impl OtherStore {
     /// # Errors
     /// [`Error::Unsuitable`]: there is none.
     pub fn open(root: &Path, driver: Driver, lock_timeout: Duration) -> Result<Self, Error> {
-        let table = |name: &str| root.join(format!("{}-{name}", driver.name()));
+        let table = |name: &str| driver.table(root, name);
         if !table("images").join("images.json").is_file() {
             return Err(Error::Unsuitable {
                 path: root.to_owned(),
@@ -142,11 +102,12 @@ impl OtherStore {
     /// [`Error::Io`], of kind `InvalidData` where a file has changed.
     pub fn write_layer(&self, id: &LayerId, archive: impl Write) -> Result<(), Error> {
         let tar_split = self.table("layers").join(format!("{id}.tar-split.gz"));
-        assemble(&tar_split, &self.driver.files(&self.root, id), archive)
+        let layer = self.driver.layer(&self.driver.home(&self.root), id);
+        assemble(&tar_split, &self.driver.files(&layer), archive)
     }
 
     fn table(&self, name: &str) -> PathBuf {
-        self.root.join(format!("{}-{name}", self.driver.name()))
+        self.driver.table(&self.root, name)
     }
 }
 

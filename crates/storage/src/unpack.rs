@@ -10,8 +10,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
-pub(crate) use self::extract::may_set;
 use self::extract::{Extractor, Placed};
+pub(crate) use self::extract::{may_set, tolerate};
 use self::keys::Keys;
 pub(crate) use self::path::{EntryPath, Wanted};
 use crate::error::Context;

@@ -26,13 +26,14 @@ pub(super) fn compare(store: &Store, layer: &LayerRecord) -> Result<Option<Strin
     if layer.is_mapped() {
         return Ok(None);
     }
-    let diff = store.paths().layer(&layer.id).join("diff");
+    let diff = store.paths().files(&layer.id);
     let expected = expected(store, layer)?;
     let root = Dir::open(&diff).at("open", &diff)?;
     let mut found = BTreeMap::new();
     walk(&root, &mut found).at("read", &diff)?;
     let users_kept = extended::are_users_kept(&root).at("read", &diff)?;
-    Ok(differs(&expected, &found, users_kept))
+    let whole = store.driver().keeps_whole_trees();
+    Ok(differs(&expected, &found, users_kept, whole))
 }
 
 /// The last word of an archive about a path.
@@ -189,7 +190,8 @@ fn walk(root: &Dir, found: &mut Found) -> io::Result<()> {
     Ok(())
 }
 
-fn differs(expected: &Expected, found: &Found, users_kept: bool) -> Option<String> {
+/// `whole`: what is there has the files of the layers below, too.
+fn differs(expected: &Expected, found: &Found, users_kept: bool, whole: bool) -> Option<String> {
     let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
     let is_symlink = |path: &[u8]| {
         let there = found.get(path);
@@ -208,6 +210,12 @@ fn differs(expected: &Expected, found: &Found, users_kept: bool) -> Option<Strin
         if path.is_empty() {
             continue;
         }
+        if whole && matches!(wish, Wish::Whiteout) {
+            match found.get(path) {
+                None => continue,
+                Some(_) => return Some(format!("{} is there", shown(path))),
+            }
+        }
         let Some(there) = found.get(path) else {
             return Some(format!("{} is missing", shown(path)));
         };
@@ -225,7 +233,7 @@ fn differs(expected: &Expected, found: &Found, users_kept: bool) -> Option<Strin
         .keys()
         .find(|path| !expected.contains_key(*path) && !parents.contains(path.as_slice()));
     match unexpected {
-        Some(path) if !led_elsewhere => Some(format!("{} is in no archive", shown(path))),
+        Some(path) if !led_elsewhere && !whole => Some(format!("{} is in no archive", shown(path))),
         _ => None,
     }
 }

@@ -74,12 +74,7 @@ impl Store {
 
     fn missing_parts(&self, layer: &LayerRecord) -> Result<Vec<String>, Error> {
         let dir = self.paths().layer(&layer.id);
-        let mut parts = vec![dir.join("diff"), dir.join("link")];
-        parts.push(dir.join(if layer.parent.is_some() {
-            "lower"
-        } else {
-            "empty"
-        }));
+        let mut parts = self.driver().parts(&dir, layer.parent.is_some());
         if !layer.diff_digest.is_empty() {
             parts.push(self.paths().tar_split(&layer.id));
         }
@@ -99,12 +94,13 @@ impl Store {
     /// holds the lock until both are there.
     fn layers_without_record(&self, findings: &mut Findings) -> Result<(), Error> {
         let layers = self.0.layers.hold()?;
-        for overlay in self.paths().own_overlays() {
-            let dir = Dir::open(&overlay).at("open", &overlay)?;
-            for (name, _) in dir.entries().at("list", &overlay)? {
+        for home in self.paths().own_homes() {
+            let all = self.driver().layers(&home);
+            let dir = Dir::open(&all).at("open", &all)?;
+            for (name, _) in dir.entries().at("list", &all)? {
                 let known = |name: &str| layers.snapshot.get(name).is_some();
                 if driver::is_layer_name(&name) && !name.to_str().is_some_and(known) {
-                    findings.add(Item::Leftover(overlay.join(name)), "no record names it");
+                    findings.add(Item::Leftover(all.join(name)), "no record names it");
                 }
             }
         }
@@ -156,7 +152,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`], of kind `InvalidData` where a file has changed.
     pub fn write_layer(&self, id: &LayerId, archive: impl Write) -> Result<(), Error> {
-        let files = self.paths().layer(id).join("diff");
+        let files = self.paths().files(id);
         assemble(&self.paths().tar_split(id), &files, archive)
     }
 }

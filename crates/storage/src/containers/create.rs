@@ -81,7 +81,9 @@ impl Store {
         };
         layers.rows.push(Arc::new(record));
         layers.save(Half::Volatile)?;
-        let made = driver::make_writable(self.paths(), &id, parent.as_ref()).and_then(|()| {
+        let driver = self.driver();
+        let made = driver.make_writable(self.paths(), &id, parent.as_ref());
+        let made = made.and_then(|()| {
             layers
                 .get_mut(id.as_str())
                 .expect("pushed above")

@@ -446,7 +446,7 @@ fn xattrs(entry: &Entry) -> io::Result<impl Iterator<Item = (&[u8], &[u8])>> {
 
 /// A user's attribute that the file system (or the kind of file) can't have is left out, as peers
 /// do; a capability is not.
-fn tolerate(key: &[u8], set: io::Result<()>) -> io::Result<()> {
+pub(crate) fn tolerate(key: &[u8], set: io::Result<()>) -> io::Result<()> {
     match set {
         Err(error)
             if key.starts_with(b"user.")

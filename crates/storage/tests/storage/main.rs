@@ -24,3 +24,4 @@ mod peers;
 mod peers_roots;
 mod recovery;
 mod round_trip;
+mod vfs;
