@@ -42,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("openpgp_keys", trust::fuzzing::openpgp_keys),
     ("openpgp_message", trust::fuzzing::openpgp_message),
     ("policy", trust::fuzzing::policy),
+    ("provider_answer", image::fuzzing::provider_answer),
     ("reference", image::fuzzing::reference),
     ("registries", image::fuzzing::registries),
     ("seccomp", seccomp::profile),

@@ -74,6 +74,16 @@ pub fn kept_signatures(bytes: &[u8]) {
     assert_eq!(signatures::decode(&signatures::encode(&kept)), kept);
 }
 
+/// Answers of key providers: what is read is in the answer, and read again when it is written.
+pub fn provider_answer(bytes: &[u8]) {
+    if let Some(value) = decrypt::provider_answer(bytes) {
+        assert!(bytes.ends_with(&value));
+        let written = decrypt::provider_request(&value);
+        assert!(written.len() <= bytes.len());
+        assert_eq!(decrypt::provider_answer(&written), Some(value));
+    }
+}
+
 /// Manifests and indexes: bounded, never both at once, and the same when they are written again.
 pub fn manifest(bytes: &[u8]) {
     let document = Document::parse(bytes);

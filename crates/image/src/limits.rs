@@ -56,6 +56,8 @@ pub const ZSTD_WINDOW_LOG: u32 = 27;
 pub const XZ_MEMORY_KIB: u32 = 72 << 10;
 /// Recipients of one wrapped key (ours).
 pub const JWE_RECIPIENTS: usize = 100;
+/// Bytes of a key provider's answer (ours; a wrapped key is some hundred).
+pub const KEY_ANSWER_BYTES: usize = 1 << 20;
 /// Files of keys (ours).
 pub const KEYS: usize = 1000;
 /// Bytes of a file with a key (ours: RSA with 16384 bits takes a fifth).
