@@ -30,8 +30,13 @@ pub struct ImageService {
 
 /// What images and writable layers are told to be on: one place, or the kubelet would look after
 /// two file systems.
-pub(crate) fn mountpoint(root: &Path) -> String {
-    root.join("overlay-images").to_string_lossy().into_owned()
+pub(crate) fn mountpoint(driver: storage::Driver, root: &Path) -> String {
+    table(driver, root, "images")
+}
+
+fn table(driver: storage::Driver, root: &Path, table: &str) -> String {
+    let table = root.join(format!("{}-{table}", driver.name()));
+    table.to_string_lossy().into_owned()
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -273,11 +278,11 @@ impl v1::image_service_server::ImageService for ImageService {
         let layers = self.pods.layers_usage().await;
         // As CRI-O names them: containers apart only where images have a root of their own.
         let (root, image_root) = (self.store.root(), self.store.image_root());
+        let driver = self.store.driver();
         let containers = if root == image_root {
-            mountpoint(root)
+            mountpoint(driver, root)
         } else {
-            let containers = root.join("overlay-containers");
-            containers.to_string_lossy().into_owned()
+            table(driver, root, "containers")
         };
         let filesystem = |mountpoint, bytes, inodes| v1::FilesystemUsage {
             timestamp: nanos(SystemTime::now()),
@@ -287,7 +292,7 @@ impl v1::image_service_server::ImageService for ImageService {
         };
         Ok(Response::new(v1::ImageFsInfoResponse {
             image_filesystems: vec![filesystem(
-                mountpoint(image_root),
+                mountpoint(driver, image_root),
                 usage.bytes,
                 usage.inodes,
             )],

@@ -60,7 +60,8 @@ impl RuntimeService {
     }
 
     fn figures(&self) -> stats::Wire {
-        stats::Wire::new(image_service::mountpoint(self.pods.store_root()).into())
+        let (driver, root) = (self.pods.store_driver(), self.pods.store_root());
+        stats::Wire::new(image_service::mountpoint(driver, root).into())
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Inspect {
     pub(crate) config: watch::Receiver<Arc<str>>,
     /// The graph root.
     pub(crate) root: PathBuf,
+    /// The name of its driver.
+    pub(crate) driver: &'static str,
 }
 
 /// An answer: status, content type, body.
@@ -49,7 +51,7 @@ impl Inspect {
     fn info(&self) -> Value {
         let whole = json!([{"container_id": 0, "host_id": 0, "size": 4_294_967_295_u32}]);
         json!({
-            "storage_driver": "overlay",
+            "storage_driver": self.driver,
             "storage_image": "",
             "storage_root": self.root,
             "cgroup_driver": "cgroupfs",

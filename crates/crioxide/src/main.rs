@@ -2,6 +2,7 @@
 
 mod commands;
 mod diagnostics;
+mod home;
 mod inspect;
 mod logging;
 mod markers;
@@ -235,6 +236,7 @@ async fn run(settings: Settings, log: logging::Log, matches: ArgMatches) -> Resu
     let rooms = options::rooms(settings, matches)?;
     upkeep::repair(settings, &markers, &rooms.store)?;
     let (store, images) = (rooms.store.clone(), Arc::clone(&rooms.images));
+    let driver = store.driver();
     let changing = options::changing(settings)?;
     let pods = pods::Pods::start(pods_options, changing, rooms)
         .await
@@ -271,6 +273,7 @@ async fn run(settings: Settings, log: logging::Log, matches: ArgMatches) -> Resu
             images: Arc::clone(&images),
             config: shown.config.subscribe(),
             root: settings.path("crio", "root"),
+            driver: driver.name(),
         },
         calls,
         max_receive: message_size(settings, "grpc_max_recv_msg_size"),

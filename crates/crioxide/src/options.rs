@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use config::{Handler, Settings};
 use pods::apparmor::AppArmor;
 use pods::cgroups::Keeper;
 use pods::selinux::SeLinux;
 
 pub(crate) use self::storage::storage;
+use crate::home::home;
 use crate::{argument, programs};
 
 /// How long to wait for a lock of the store that podman or skopeo holds while it unpacks.
@@ -328,6 +330,10 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
         registries_conf: argument(matches, "registries-conf").into(),
         registries_conf_dir: argument(matches, "registries-conf-dir").into(),
         registries_d: argument(matches, "registries-d").into(),
+        user_registries_d: match matches.value_source("registries-d") {
+            Some(ValueSource::CommandLine) => None,
+            _ => home().map(|home| home.join(".config/containers/registries.d")),
+        },
         policy: given("signature_policy").unwrap_or(default.policy),
         policy_dir: given("signature_policy_dir"),
         namespaced_auth_dir: given("namespaced_auth_dir"),
@@ -355,7 +361,7 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
 fn auth_files() -> Vec<PathBuf> {
     let runtime =
         std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("containers/auth.json"));
-    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let home = home();
     let of_home = home.iter().flat_map(|home| {
         [
             home.join(".config/containers/auth.json"),

@@ -61,6 +61,11 @@ impl Artifact {
         })
     }
 
+    /// It as the store has it.
+    pub(crate) fn stored(&self) -> Arc<StoredArtifact> {
+        Arc::clone(&self.stored)
+    }
+
     /// The bytes of its first layer, whatever it is called.
     ///
     /// # Errors

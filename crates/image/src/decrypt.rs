@@ -2,7 +2,7 @@
 //! wrapped for each who may read it; the layer is AES-256-CTR with an HMAC over the ciphertext.
 //!
 //! The keys of the node are files of a directory, read again at each pull that needs them. Only JWE
-//! (and key providers, which are programs of the node) are read; PKCS#7, PKCS#11 and PGP are refused.
+//! (and key providers, which are programs of the node or services) are read; PKCS#7, PKCS#11 and PGP are refused.
 //! The key of every encrypted layer is asked for at each pull, also where its content is in the store:
 //! who has no key gets no image.
 
@@ -25,6 +25,8 @@ mod provider;
 pub(crate) use cipher::Decryptor;
 use keys::Keys;
 use provider::Providers;
+#[cfg(feature = "fuzzing")]
+pub(crate) use provider::grpc::{decode as provider_answer, encode as provider_request};
 
 /// What all annotations of encryption begin with.
 pub(crate) const ANNOTATIONS: &str = "org.opencontainers.image.enc.";

@@ -17,9 +17,10 @@ use crate::image::OciConfig;
 use crate::limits;
 use crate::local::{Bundle, Location, Transport};
 use crate::manifest::{Descriptor, Document, OCI_INDEX, OCI_MANIFEST};
-use crate::pull::parse_attachments;
+use crate::pull::{parse_attachments, parse_signature_list};
 use crate::reference::{ImageName, Reference};
 use crate::registries::Registries;
+use crate::signatures;
 
 /// Lists of attachments: few and small, and what a slow reader finds in the same bytes.
 pub fn attachments(bytes: &[u8]) {
@@ -41,6 +42,45 @@ pub fn attachments(bytes: &[u8]) {
         for (key, value) in &one.annotations {
             assert_eq!(slow["annotations"][key], value.as_str());
         }
+    }
+}
+
+/// Lists of signatures that a registry keeps: each is one that the list has.
+pub fn signature_list(bytes: &[u8]) {
+    use base64::Engine as _;
+    let Ok(found) = parse_signature_list(bytes) else {
+        return;
+    };
+    // It also reads what we pass over, and doesn't take all of that.
+    let Ok(slow) = serde_json::from_slice::<Value>(bytes) else {
+        return;
+    };
+    let mut listed = slow["signatures"].as_array().into_iter().flatten();
+    for signature in found {
+        let content = signature.encode();
+        let text = base64::engine::general_purpose::STANDARD.encode(&content);
+        assert!(listed.any(|one| one["content"] == text && one["type"] == "atomic"));
+        assert_eq!(trust::Signature::parse(&content), Ok(signature));
+    }
+}
+
+/// Signatures that are kept with an artifact: few, and the same when they are kept again.
+pub fn kept_signatures(bytes: &[u8]) {
+    let found = signatures::decode(bytes);
+    assert!(found.len() <= trust::limits::SIGNATURES);
+    // A simple one that named its form without being of it is gone with that name.
+    let kept = signatures::decode(&signatures::encode(&found));
+    assert!(kept.iter().all(|one| found.contains(one)));
+    assert_eq!(signatures::decode(&signatures::encode(&kept)), kept);
+}
+
+/// Answers of key providers: what is read is in the answer, and read again when it is written.
+pub fn provider_answer(bytes: &[u8]) {
+    if let Some(value) = decrypt::provider_answer(bytes) {
+        assert!(bytes.ends_with(&value));
+        let written = decrypt::provider_request(&value);
+        assert!(written.len() <= bytes.len());
+        assert_eq!(decrypt::provider_answer(&written), Some(value));
     }
 }
 

@@ -6,6 +6,10 @@ pub const MANIFEST_BYTES: usize = 4 << 20;
 pub const CONFIG_BYTES: usize = 4 << 20;
 /// Bytes of all signatures of an image (ours).
 pub const SIGNATURES_BYTES: usize = 16 << 20;
+/// Bytes of a registry's list of the signatures that it keeps for a manifest (containers/image).
+pub const SIGNATURE_LIST_BYTES: usize = 4 << 20;
+/// Bytes of an artifact's signatures as they are kept: all of them, and a line of their lengths.
+pub const KEPT_SIGNATURES_BYTES: u64 = SIGNATURES_BYTES as u64 + 4096;
 /// Bytes of a token service's answer (containers/image).
 pub const TOKEN_BYTES: usize = 4 << 20;
 /// Bytes of an error's body that is looked at (ours).
@@ -16,8 +20,10 @@ pub const QUOTED_BYTES: usize = 512;
 pub const REDIRECTS: usize = 10;
 /// Times that one request is repeated for 429, 502, 503 and 504 (ours).
 pub const REPEATS: u32 = 4;
-/// Times that a blob's download is resumed without a byte in between (ours).
+/// Times that a blob's download is resumed without [`FRUITFUL_BYTES`] in between (ours).
 pub const FRUITLESS_RESUMES: u32 = 4;
+/// Bytes that make a connection worth its while (ours: about what the minimum rate asks of a minute).
+pub const FRUITFUL_BYTES: u64 = 64 << 10;
 /// Bytes of one part of a blob that is fetched ahead of its turn (ours).
 pub const STRETCH_BYTES: u64 = 4 << 20;
 /// Such parts in memory, over all pulls (ours: 32 MiB).
@@ -50,6 +56,8 @@ pub const ZSTD_WINDOW_LOG: u32 = 27;
 pub const XZ_MEMORY_KIB: u32 = 72 << 10;
 /// Recipients of one wrapped key (ours).
 pub const JWE_RECIPIENTS: usize = 100;
+/// Bytes of a key provider's answer (ours; a wrapped key is some hundred).
+pub const KEY_ANSWER_BYTES: usize = 1 << 20;
 /// Files of keys (ours).
 pub const KEYS: usize = 1000;
 /// Bytes of a file with a key (ours: RSA with 16384 bits takes a fifth).

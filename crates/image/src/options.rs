@@ -1,6 +1,6 @@
 //! What this crate is told about the node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use storage::UnpackLimits;
@@ -18,6 +18,8 @@ pub struct Options {
     pub registries_conf_dir: PathBuf,
     /// Directory of files that say where signatures are (containers-registries.d(5)); absent is fine.
     pub registries_d: PathBuf,
+    /// The user's own, which takes the place of `registries_d` as soon as it is there.
+    pub user_registries_d: Option<PathBuf>,
     /// Directories with a directory `host[:port]` of certificates each.
     pub certs_dirs: Vec<PathBuf>,
     /// `policy.json`; absent refuses every image.
@@ -71,6 +73,7 @@ impl Default for Options {
             registries_conf: "/etc/containers/registries.conf".into(),
             registries_conf_dir: "/etc/containers/registries.conf.d".into(),
             registries_d: "/etc/containers/registries.d".into(),
+            user_registries_d: None,
             certs_dirs: vec![
                 "/etc/containers/certs.d".into(),
                 "/etc/docker/certs.d".into(),
@@ -121,6 +124,13 @@ impl Changing {
 }
 
 impl Options {
+    /// The directory `registries.d` that counts now.
+    pub(crate) fn registries_d(&self) -> &Path {
+        let user = self.user_registries_d.as_deref();
+        let there = |dir: &&Path| dir.try_exists().unwrap_or(true);
+        user.filter(there).unwrap_or(&self.registries_d)
+    }
+
     /// The policy for what a Kubernetes namespace pulls and runs: its own, where there is a file of
     /// it, else the node's. An empty namespace is none.
     ///

@@ -68,9 +68,59 @@ impl Writer {
         }
     }
 
+    /// To write piece by piece.
+    pub(crate) fn filling(&self) -> Filling<'_> {
+        Filling {
+            writer: self,
+            buffer: Vec::new(),
+        }
+    }
+
     /// Ends the stream: all of it was good.
     pub(crate) fn end(self) -> Result<(), Stopped> {
         self.full.send(None).map_err(|_| Stopped::Closed)
+    }
+}
+
+/// Collects small pieces; what it has when it is dropped is lost.
+#[derive(Debug)]
+pub(crate) struct Filling<'a> {
+    writer: &'a Writer,
+    buffer: Vec<u8>,
+}
+
+impl Filling<'_> {
+    /// Passes on what is left.
+    pub(crate) fn finish(mut self) -> Result<(), Stopped> {
+        self.pass()
+    }
+
+    fn pass(&mut self) -> Result<(), Stopped> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let mut next = self.writer.empty.try_recv().unwrap_or_default();
+        next.clear();
+        let full = std::mem::replace(&mut self.buffer, next);
+        let sent = self.writer.full.send(Some(full));
+        sent.map_err(|_| Stopped::Closed)
+    }
+}
+
+impl io::Write for Filling<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = BUFFER - self.buffer.len();
+        let taken = bytes.get(..room).unwrap_or(bytes);
+        self.buffer.extend_from_slice(taken);
+        if self.buffer.len() == BUFFER {
+            let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+            self.pass().map_err(closed)?;
+        }
+        Ok(taken.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -124,6 +174,22 @@ mod tests {
         let sent = bytes.clone();
         let thread = std::thread::spawn(move || {
             writer.copy(&sent[..]).unwrap();
+            writer.end().unwrap();
+        });
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        thread.join().unwrap();
+        assert!(read == bytes);
+
+        // The same in small pieces.
+        let (writer, mut reader) = pipe();
+        let sent = bytes.clone();
+        let thread = std::thread::spawn(move || {
+            let mut filling = writer.filling();
+            for piece in sent.chunks(1013) {
+                io::Write::write_all(&mut filling, piece).unwrap();
+            }
+            filling.finish().unwrap();
             writer.end().unwrap();
         });
         let mut read = Vec::new();

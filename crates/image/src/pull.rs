@@ -35,7 +35,7 @@ use layers::{Blobs, Wanted};
 pub use load::{LoadRequest, Loaded};
 use signatures::Trust;
 #[cfg(feature = "fuzzing")]
-pub(crate) use signatures::parse_attachments;
+pub(crate) use signatures::{parse_attachments, parse_signature_list};
 
 /// What to pull.
 #[derive(Clone, Debug, Default)]
@@ -192,7 +192,10 @@ impl Puller {
                 diff_ids.len()
             )));
         }
-        let secrets = self.secrets(layers).await?;
+        let secrets = match blobs.are_plain() {
+            true => vec![None; layers.len()],
+            false => self.secrets(layers).await?,
+        };
         let layers = layers.iter().zip(diff_ids).zip(&secrets);
         let wanted = layers.map(|((blob, diff_id), secret)| Wanted {
             blob: blob.clone(),

@@ -101,6 +101,23 @@ impl Reference {
     }
 }
 
+impl Reference {
+    /// Reads a name as docker means it: without a host it is of docker's own registry.
+    pub(crate) fn normalized(text: &str) -> Result<Self> {
+        match text.parse()? {
+            ImageName::Full(full) => Ok(full),
+            ImageName::Short(short) => {
+                let library = if short.path.contains('/') {
+                    ""
+                } else {
+                    "library/"
+                };
+                short.at(&format!("docker.io/{library}{}", short.path))
+            }
+        }
+    }
+}
+
 impl ShortName {
     /// The name without tag and digest, as the table of aliases has it.
     pub(crate) fn name(&self) -> &str {

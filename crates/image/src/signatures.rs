@@ -1,13 +1,14 @@
-//! Signatures in the store, beside the image that they are for.
+//! Signatures in the store, beside the image or artifact that they are for.
 //!
-//! In containers/image's form, so that podman and skopeo see those that we kept, and we theirs: an
+//! An image's are in containers/image's form, so that podman and skopeo see those that we kept, and we theirs: an
 //! item `signature-<hex>` per manifest with its signatures one after another, an item `signatures`
-//! with those of the manifest that was stored last, and their lengths in the image's metadata.
+//! with those of the manifest that was stored last, and their lengths in the image's metadata. For
+//! artifacts nobody else keeps any: theirs are a line with the lengths, `[1,2]`, and they themselves.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use storage::{Digest, Image, ImageId, Store};
+use storage::{Digest, Image, ImageId, Store, StoredArtifact};
 use trust::Signature;
 
 use crate::error::Result;
@@ -109,6 +110,54 @@ pub(crate) fn evidence(store: &Store, image: &Image) -> (Vec<Vec<u8>>, Vec<Signa
     (manifests, signatures)
 }
 
+/// The signatures that are kept with an image for one of its manifests, whatever its store is.
+pub(crate) fn of_manifest(
+    image: &Image,
+    manifest: &Digest,
+    read: impl Fn(&str) -> Option<Vec<u8>>,
+) -> Vec<Signature> {
+    let mut metadata = Metadata::parse(&image.metadata);
+    let (key, sizes) = match metadata.by_manifest.remove(manifest.as_str()) {
+        Some(sizes) => (format!("signature-{}", manifest.hex()), sizes),
+        // What was kept before there were several manifests.
+        None if metadata.by_manifest.is_empty() => ("signatures".to_owned(), metadata.last),
+        None => return Vec::new(),
+    };
+    let bytes = read(&key).filter(|_| !sizes.is_empty());
+    bytes.map_or_else(Vec::new, |bytes| split(&bytes, &sizes))
+}
+
+/// An artifact's signatures in the form in which they are kept; nothing where there are none.
+pub(crate) fn encode(signatures: &[Signature]) -> Vec<u8> {
+    if signatures.is_empty() {
+        return Vec::new();
+    }
+    let blobs: Vec<_> = signatures.iter().map(Signature::encode).collect();
+    let lengths: Vec<_> = blobs.iter().map(Vec::len).collect();
+    let line = serde_json::json!(lengths).to_string();
+    [line.as_bytes(), b"\n", &blobs.concat()].concat()
+}
+
+/// An artifact's manifest, and the signatures that are kept with it; what is damaged proves nothing.
+pub(crate) fn evidence_of_artifact(artifact: &StoredArtifact) -> (Vec<Vec<u8>>, Vec<Signature>) {
+    let kept = artifact.signatures(limits::KEPT_SIGNATURES_BYTES);
+    let signatures = kept.map(|bytes| decode(&bytes)).unwrap_or_else(|error| {
+        tracing::warn!(artifact = %artifact.digest, %error, "its signatures can't be read");
+        Vec::new()
+    });
+    (vec![artifact.manifest.clone()], signatures)
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Vec<Signature> {
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let parts = end.and_then(|end| Some((bytes.get(..end)?, bytes.get(end + 1..)?)));
+    let Some((line, rest)) = parts else {
+        return Vec::new();
+    };
+    let lengths: Vec<usize> = serde_json::from_slice(line).unwrap_or_default();
+    split(rest, &lengths)
+}
+
 /// An image's ID is its configuration's digest, and the configuration names its layers; so a manifest
 /// with this configuration is one of this image, however it came here.
 fn is_of(manifest: &[u8], image: &ImageId) -> bool {
@@ -168,6 +217,25 @@ mod tests {
         );
         assert_eq!(add("", &one, &[]).metadata, "{}");
         assert_eq!(add("not JSON", &one, &[]).metadata, "{}");
+    }
+
+    #[test]
+    fn an_artifacts_signatures_are_read_again_and_what_is_damaged_is_none() {
+        let all = [simple(1, 2), simple(2, 3)];
+        let kept = encode(&all);
+        assert_eq!(kept, b"[3,4]\n\xa3\x01\x01\xa3\x02\x02\x02");
+        assert_eq!(decode(&kept), all);
+        assert_eq!(encode(&[]), b"");
+        for (bytes, found) in [
+            (&b""[..], &all[..0]),
+            (b"[3,4]", &[]),
+            (b"[3,4]\n", &[]),
+            (b"[3,9]\n\xa3\x01\x01\xa3", &all[..1]),
+            (b"{}\n\xa3\x01\x01", &[]),
+            (b"[-1]\n\xa3", &[]),
+        ] {
+            assert_eq!(decode(bytes), found, "{bytes:?}");
+        }
     }
 
     #[test]

@@ -354,6 +354,12 @@ impl Pods {
         self.0.store.root()
     }
 
+    /// How the store keeps layers.
+    #[must_use]
+    pub fn store_driver(&self) -> storage::Driver {
+        self.0.store.driver()
+    }
+
     /// What the writable layers take together, as far as they were walked yet.
     pub async fn layers_usage(&self) -> stats::figures::DiskUsage {
         statistics::layers(&self.0).await

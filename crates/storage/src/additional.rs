@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::images::{self, ImageIndex};
-use crate::paths::{Paths, table_of};
+use crate::paths::Paths;
 use crate::record::{ImageRecord, LayerRecord};
 use crate::table::{ReadOnly, Snapshot};
 use crate::{Error, Image, ImageId, LayerId, Store};
@@ -28,23 +28,22 @@ impl Additional {
         let old_images = paths.is_split().then(|| Self {
             root: paths.root().to_owned(),
             layers: None,
-            images: images_of(paths.root().to_owned(), timeout),
+            images: images_of(paths.driver().table(paths.root(), "images"), timeout),
         });
         let additional = paths.additional().iter().map(|root| {
-            let dir = table_of(root, "layers");
+            let dir = paths.driver().table(root, "layers");
             let (lock, records) = (dir.join("layers.lock"), dir.join("layers.json"));
             Self {
                 root: root.clone(),
                 layers: Some(ReadOnly::new(lock, records, timeout, |_: &[Arc<_>]| ())),
-                images: images_of(root.clone(), timeout),
+                images: images_of(paths.driver().table(root, "images"), timeout),
             }
         });
         old_images.into_iter().chain(additional).collect()
     }
 }
 
-fn images_of(root: PathBuf, timeout: Duration) -> ReadOnly<ImageRecord, ImageIndex> {
-    let dir = table_of(&root, "images");
+fn images_of(dir: PathBuf, timeout: Duration) -> ReadOnly<ImageRecord, ImageIndex> {
     let (lock, records) = (dir.join("images.lock"), dir.join("images.json"));
     ReadOnly::new(lock, records, timeout, |rows: &[Arc<_>]| {
         images::index(rows, true)
@@ -155,7 +154,7 @@ impl Store {
     pub(crate) fn additional_records(&self) -> Result<Vec<(Arc<ImageRecord>, PathBuf)>, Error> {
         let mut all = Vec::new();
         for store in &self.0.additional {
-            let dir = table_of(&store.root, "images");
+            let dir = self.paths().driver().table(&store.root, "images");
             let images = store.images.read()?;
             let images = images.rows.iter();
             all.extend(images.map(|image| (Arc::clone(image), dir.join(image.id.as_str()))));
@@ -170,7 +169,8 @@ impl Store {
     ) -> Result<Option<(Arc<ImageRecord>, PathBuf)>, Error> {
         for store in &self.0.additional {
             if let Some(record) = store.images.read()?.get(id.as_str()) {
-                let dir = table_of(&store.root, "images").join(id.as_str());
+                let dir = self.paths().driver().table(&store.root, "images");
+                let dir = dir.join(id.as_str());
                 return Ok(Some((Arc::clone(record), dir)));
             }
         }

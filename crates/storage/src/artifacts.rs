@@ -1,6 +1,8 @@
 //! Artifacts: an OCI image layout in `artifacts/` beneath the graph root, as podman's and CRI-O's
 //! libartifact keep it. An entry of `index.json` is an artifact; its name is in the annotation
-//! `org.opencontainers.image.ref.name`, and an entry whose name moved on has none.
+//! `org.opencontainers.image.ref.name`, and an entry whose name moved on has none. Ours alone is
+//! `signatures/` in it, with a file of the caller's form by each manifest's digits: peers read only what
+//! the layout names.
 //!
 //! Invariants:
 //! * A blob has its name only when all of it is there: it is written without one, synced, then
@@ -68,6 +70,9 @@ pub struct StoredArtifact {
     dir: PathBuf,
 }
 
+/// Beneath the layout.
+const SIGNATURES: &str = "signatures";
+
 /// An artifact that is to be stored.
 #[derive(Debug)]
 pub struct NewArtifact {
@@ -83,6 +88,8 @@ pub struct NewArtifact {
     pub blobs: Vec<StagedBlob>,
     /// All blobs that it needs, each with its size.
     pub needed: Vec<(Digest, u64)>,
+    /// What [`StoredArtifact::signatures`] gives back; replaces what was kept with this manifest.
+    pub signatures: Vec<u8>,
 }
 
 impl Store {
@@ -177,6 +184,7 @@ impl ArtifactStore {
             }
         }
         main.sync_blobs()?;
+        main.keep_signatures(&artifact.digest, &artifact.signatures)?;
         sys::fault::point("storage.artifact.blobs").at("put", &main.dir)?;
         index.put(&artifact.name, &artifact.digest, size, &artifact.media_type);
         main.replace_index(&index)
@@ -237,6 +245,18 @@ impl StoredArtifact {
                 Err(Error::NoBlob(digest.clone()))
             }
             Err(error) => Err(error).at("stat", path),
+        }
+    }
+
+    /// The signatures that were kept with it; nothing where nobody kept any.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] beyond `limit` bytes; [`Error::Io`].
+    pub fn signatures(&self, limit: u64) -> Result<Vec<u8>, Error> {
+        let path = self.dir.join(SIGNATURES).join(self.digest.hex());
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            file => blobs::read(file.at("open", &path)?, limit, &path),
         }
     }
 }
@@ -302,6 +322,21 @@ impl Layout {
     fn replace_index(&self, index: &Index) -> Result<(), Error> {
         let path = self.index_path();
         sys::durable::replace(&path, &index.to_bytes(), 0o644).at("write", path)
+    }
+
+    fn signatures(&self) -> PathBuf {
+        self.dir.join(SIGNATURES)
+    }
+
+    /// Replaces what is kept with a manifest; of nothing no file stays.
+    fn keep_signatures(&self, of: &Digest, signatures: &[u8]) -> Result<(), Error> {
+        let dir = self.signatures();
+        let path = dir.join(of.hex());
+        if signatures.is_empty() {
+            return sweep::remove_file(&path);
+        }
+        crate::driver::make_dirs(&dir, 0o755)?;
+        sys::durable::replace(&path, signatures, 0o644).at("write", path)
     }
 
     fn sync_blobs(&self) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 //! What uses something damaged is damaged. Repairing is removing: an image can be pulled again.
 
 mod attributes;
+mod extended;
 mod layers;
 mod repair;
 mod tables;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::layers::assemble;
 pub use self::repair::RepairContainers;
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::tables::records as salvaged;

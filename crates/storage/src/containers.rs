@@ -115,13 +115,14 @@ impl Store {
         Ok(Arc::clone(&containers.view.list[*at]))
     }
 
-    /// The directory that holds what a container wrote; none where it has no layer.
+    /// The directory that holds what a container wrote (beside what its image has, where the driver
+    /// keeps whole trees); none where it has no layer.
     ///
     /// # Errors
     /// As [`Store::container`].
     pub fn writable_dir(&self, id: &ContainerId) -> Result<Option<PathBuf>, Error> {
         let layer = self.container(id)?.layer.clone();
-        Ok(layer.map(|layer| self.paths().layer(&layer).join("diff")))
+        Ok(layer.map(|layer| self.paths().files(&layer)))
     }
 
     /// Replaces a container's metadata.

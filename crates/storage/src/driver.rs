@@ -1,188 +1,187 @@
-//! A layer's directory in `overlay/`, as the overlay driver of containers/storage lays it out.
-//!
-//! `diff` (the files), `link` (the layer's short name, under which `l/` has a symbolic link to
-//! `../<id>/diff`), `lower` (the short names of all below, nearest first; a base layer has a
-//! directory `empty` instead), `work` and `merged`.
+//! How layers are kept: as differences that the kernel's overlay puts together, or each as a whole tree.
+//! The one place that knows of both; all that differs between them is a method of [`Driver`].
+
+mod copy;
+mod overlay;
+mod vfs;
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
+pub(crate) use self::overlay::lowers;
+pub(crate) use self::vfs::copy_whole;
 use crate::error::Context;
 use crate::paths::Paths;
-use crate::{Error, IdMap, LayerId, limits};
+use crate::{Error, IdMap, LayerId, StagedLayer};
 
 /// Permissions of the root of a layer whose archive has no entry for it, and no parent.
 pub(crate) const ROOT_MODE: u32 = 0o555;
-const LINK_LENGTH: usize = 26;
 
-/// A layer's short name in `l/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Link(String);
+/// What keeps a store's layers; its name is part of the names of the store's directories.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// A directory of differences per layer.
+    #[default]
+    Overlay,
+    /// A directory of all files per layer.
+    Vfs,
+}
 
-impl Link {
-    /// 26 letters and digits of base 32: 130 bits, so nobody has it yet.
-    pub(crate) fn random() -> Self {
-        const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-        let bytes = crate::ids::random_bytes::<LINK_LENGTH>();
-        Self(
-            bytes
-                .iter()
-                .map(|byte| char::from(ALPHABET[usize::from(byte & 31)]))
-                .collect(),
-        )
-    }
+impl Driver {
+    const ALL: [Self; 2] = [Self::Overlay, Self::Vfs];
 
-    fn read(layer: &Path) -> Result<Self, Error> {
-        let path = layer.join("link");
-        let link = read_short(&path)?;
-        let good = |c: u8| c.is_ascii_uppercase() || c.is_ascii_digit();
-        if link.len() == LINK_LENGTH && link.bytes().all(good) {
-            Ok(Self(link))
-        } else {
-            Err(Error::Invalid {
-                what: "short layer name",
-                value: link,
-            })
+    /// Its name in `storage.conf`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Vfs => "vfs",
         }
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
+    /// Its directory below a root.
+    pub(crate) fn home(self, root: &Path) -> PathBuf {
+        root.join(self.name())
     }
-}
 
-/// The short names of the layers below `id`, nearest first: what `lower` holds.
-pub(crate) fn lowers(paths: &Paths, id: &LayerId) -> Result<Vec<String>, Error> {
-    let path = paths.layer(id).join("lower");
-    let text = match read_short(&path) {
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => String::new(),
-        other => other?,
-    };
-    let lowers: Vec<String> = text
-        .split(':')
-        .filter(|lower| !lower.is_empty())
-        .map(str::to_owned)
-        .collect();
-    let good = |lower: &String| {
-        lower
-            .strip_prefix("l/")
-            .is_some_and(|link| !link.is_empty() && link.bytes().all(|c| c.is_ascii_alphanumeric()))
-    };
-    if lowers.len() > limits::LOWERS || !lowers.iter().all(good) {
-        return Err(Error::Invalid {
-            what: "list of lower layers",
-            value: text,
-        });
+    /// The directory of a table (`layers`, `images`, `containers`) below a root.
+    pub(crate) fn table(self, root: &Path, table: &str) -> PathBuf {
+        root.join(format!("{}-{table}", self.name()))
     }
-    Ok(lowers)
-}
 
-/// Writes `link` and `lower` (or makes `empty`) in `layer`, a directory that is to be a layer's
-/// on top of `parent`, and returns how many layers are below.
-pub(crate) fn write_links(
-    paths: &Paths,
-    layer: &Path,
-    link: &Link,
-    parent: Option<&LayerId>,
-) -> Result<(), Error> {
-    write_new(&layer.join("link"), link.as_str())?;
-    let Some(parent) = parent else {
-        return make_dir(&layer.join("empty"), 0o700);
-    };
-    let mut lower = format!("l/{}", Link::read(&paths.layer(parent))?.as_str());
-    let below = lowers(paths, parent)?;
-    if below.len() + 1 > limits::LOWERS {
-        let limit = limits::LOWERS as u64;
-        return Err(Error::TooLarge {
-            what: "layers on top of each other",
-            limit,
-        });
-    }
-    for name in below {
-        lower.push(':');
-        lower.push_str(&name);
-    }
-    write_new(&layer.join("lower"), &lower)
-}
-
-/// Makes the short name `link` of layer `id` in the driver's directory `overlay`.
-pub(crate) fn make_link(overlay: &Path, link: &Link, id: &LayerId) -> Result<(), Error> {
-    let path = overlay.join("l").join(link.as_str());
-    std::os::unix::fs::symlink(format!("../{id}/diff"), &path).at("make", path)
-}
-
-/// Makes short names again that a power cut took: `lower` files refer to them.
-pub(crate) fn repair_links(paths: &Paths, ids: impl Iterator<Item = LayerId>) -> Result<(), Error> {
-    for id in ids {
-        let layer = paths.own_layer(&id);
-        let (Ok(link), Some(overlay)) = (Link::read(&layer), layer.parent()) else {
-            continue;
-        };
-        match make_link(overlay, &link, &id) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
+    /// What in a home has layers, by their IDs.
+    pub(crate) fn layers(self, home: &Path) -> PathBuf {
+        match self {
+            Self::Overlay => home.to_owned(),
+            Self::Vfs => home.join("dir"),
         }
     }
-    Ok(())
-}
 
-/// Removes the short name of the layer in directory `layer`, if it has one.
-pub(crate) fn remove_link(layer: &Path) -> Result<(), Error> {
-    let (Ok(link), Some(overlay)) = (Link::read(layer), layer.parent()) else {
-        return Ok(());
-    };
-    let path = overlay.join("l").join(link.as_str());
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.at("remove", path),
+    /// The directory of a layer in a home.
+    pub(crate) fn layer(self, home: &Path, id: &LayerId) -> PathBuf {
+        self.layers(home).join(id.as_str())
+    }
+
+    /// Where in a layer's directory its files are.
+    pub(crate) fn files(self, layer: &Path) -> PathBuf {
+        match self {
+            Self::Overlay => layer.join("diff"),
+            Self::Vfs => layer.to_owned(),
+        }
+    }
+
+    /// Where a container's layer shows when it is mounted.
+    pub(crate) fn merged(self, layer: &Path) -> PathBuf {
+        match self {
+            Self::Overlay => layer.join("merged"),
+            Self::Vfs => layer.to_owned(),
+        }
+    }
+
+    /// Whether a layer's directory has the files of those below, too.
+    pub(crate) fn keeps_whole_trees(self) -> bool {
+        self == Self::Vfs
+    }
+
+    /// Directories in a home that are synced when a layer comes.
+    pub(crate) fn directories(self, home: &Path) -> Vec<PathBuf> {
+        match self {
+            Self::Overlay => vec![home.to_owned(), home.join("l")],
+            Self::Vfs => vec![home.join("dir")],
+        }
+    }
+
+    /// Makes a home.
+    pub(crate) fn prepare(self, home: &Path) -> Result<(), Error> {
+        make_dirs(home, 0o700)?;
+        match self {
+            Self::Overlay => make_dirs(&home.join("l"), 0o755),
+            Self::Vfs => make_dirs(&home.join("dir"), 0o700),
+        }
+    }
+
+    /// Parts that a layer's directory must have.
+    pub(crate) fn parts(self, layer: &Path, has_parent: bool) -> Vec<PathBuf> {
+        match self {
+            Self::Overlay => overlay::parts(layer, has_parent),
+            Self::Vfs => vec![layer.to_owned()],
+        }
+    }
+
+    /// Makes what was unpacked a layer on top of `parent`; what is to be the layer's directory is that
+    /// which is returned.
+    pub(crate) fn build(
+        self,
+        paths: &Paths,
+        staged: &StagedLayer,
+        parent: Option<&LayerId>,
+    ) -> Result<PathBuf, Error> {
+        match self {
+            Self::Overlay => overlay::build(paths, staged, parent),
+            Self::Vfs => vfs::build(paths, staged, parent),
+        }
+    }
+
+    /// Tells a home of a layer that is where it belongs.
+    pub(crate) fn placed(self, home: &Path, id: &LayerId) -> Result<(), Error> {
+        match self {
+            Self::Overlay => overlay::name(home, id),
+            Self::Vfs => Ok(()),
+        }
+    }
+
+    /// Makes the directory of a writable layer on top of `parent`, with a map for a user namespace
+    /// where it is to have one.
+    pub(crate) fn make_writable(
+        self,
+        paths: &Paths,
+        id: &LayerId,
+        parent: Option<&LayerId>,
+        map: Option<IdMap>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Overlay => overlay::make_writable(paths, id, parent, map),
+            // All of it is mapped when it is mounted.
+            Self::Vfs => vfs::make_writable(paths, id, parent),
+        }
+    }
+
+    /// Takes back [`Driver::placed`] of the layer in that directory.
+    pub(crate) fn forget(self, layer: &Path) -> Result<(), Error> {
+        match self {
+            Self::Overlay => overlay::remove_link(layer),
+            Self::Vfs => Ok(()),
+        }
+    }
+
+    /// Makes again what a power cut took of what homes know of these layers.
+    pub(crate) fn repair(
+        self,
+        paths: &Paths,
+        ids: impl Iterator<Item = LayerId>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Overlay => overlay::repair_links(paths, ids),
+            Self::Vfs => Ok(()),
+        }
     }
 }
 
-/// Gives the root `diff` owner and permissions of the root of `parent`.
-pub(crate) fn root_like_parent(paths: &Paths, diff: &Path, parent: &LayerId) -> Result<(), Error> {
-    let stat = root_of(paths, parent)?;
-    chown(diff, (stat.uid(), stat.gid()))?;
-    set_mode(diff, stat.mode() & 0o7777)
-}
+impl FromStr for Driver {
+    type Err = String;
 
-fn root_of(paths: &Paths, layer: &LayerId) -> Result<fs::Metadata, Error> {
-    let of = paths.layer(layer).join("diff");
-    fs::metadata(&of).at("stat", &of)
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|driver| driver.name() == name);
+        known.ok_or_else(|| format!("{name:?} is neither overlay nor vfs"))
+    }
 }
 
 /// Gives `path` away.
 pub(crate) fn chown(path: &Path, (user, group): (u32, u32)) -> Result<(), Error> {
     std::os::unix::fs::chown(path, Some(user), Some(group)).at("chown", path)
-}
-
-/// Makes the directory of a writable layer on top of `parent`. With a map, what the layer's root
-/// belongs to inside of the user namespace is what its parent's belongs to on disk.
-pub(crate) fn make_writable(
-    paths: &Paths,
-    id: &LayerId,
-    parent: Option<&LayerId>,
-    map: Option<IdMap>,
-) -> Result<(), Error> {
-    let layer = paths.writable_layer(id);
-    make_dir(&layer, 0o700)?;
-    let diff = layer.join("diff");
-    make_dir(&diff, ROOT_MODE)?;
-    if let Some(parent) = parent {
-        root_like_parent(paths, &diff, parent)?;
-    }
-    let link = Link::random();
-    write_links(paths, &layer, &link, parent)?;
-    if let Some(map) = map {
-        let stat = parent.map(|parent| root_of(paths, parent)).transpose()?;
-        let (user, group) = stat.map_or((0, 0), |stat| (stat.uid(), stat.gid()));
-        chown(&diff, map.outside(user, group).unwrap_or(map.root()))?;
-    }
-    make_dir(&layer.join("work"), 0o700)?;
-    make_dir(&layer.join("merged"), 0o700)?;
-    make_link(&paths.overlay(), &link, id)
 }
 
 /// Makes a directory with exactly `mode`.
@@ -204,22 +203,7 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
     fs::set_permissions(path, Permissions::from_mode(mode)).at("set permissions of", path)
 }
 
-fn write_new(path: &Path, text: &str) -> Result<(), Error> {
-    use std::io::Write;
-    let mut file = fs::File::create_new(path).at("make", path)?;
-    file.write_all(text.as_bytes()).at("write", path)
-}
-
-fn read_short(path: &Path) -> Result<String, Error> {
-    let mut text = String::new();
-    let file = fs::File::open(path).at("open", path)?;
-    file.take(limits::LOWER_FILE_BYTES)
-        .read_to_string(&mut text)
-        .at("read", path)?;
-    Ok(text)
-}
-
-/// Whether a name in `overlay/` can be a layer's: the driver's own are not 64 digits.
+/// Whether a name among layers can be a layer's: the drivers' own are not 64 digits.
 pub(crate) fn is_layer_name(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {
         name.len() == 64 && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))

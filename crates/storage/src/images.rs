@@ -9,7 +9,7 @@ pub(crate) use big_data::file_name as big_data_name;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub(crate) use self::big_data::file_name;
+pub(crate) use self::big_data::{file_name, read_item};
 use crate::record::{self, ImageRecord};
 use crate::table::Half;
 use crate::{Digest, Error, ImageId, LayerId, Store};

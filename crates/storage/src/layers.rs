@@ -8,7 +8,7 @@ use crate::error::Context;
 use crate::record::LayerRecord;
 use crate::staging::Staging;
 use crate::table::{Half, Writing};
-use crate::{Digest, Error, LayerId, StagedLayer, Store, driver, open};
+use crate::{Digest, Error, LayerId, StagedLayer, Store, open};
 
 /// How a layer's blob was compressed (the numbers are those in `layers.json`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,25 +80,21 @@ impl Store {
         let paths = self.paths();
         // Before the lock: the parent's directory never changes, and if a peer removes it the
         // record of the parent is found missing below.
-        driver::write_links(paths, &staged.staging.layer(), &staged.link, parent).map_err(
-            |error| match (error, parent) {
-                (Error::Io { source, .. }, Some(parent))
-                    if source.kind() == std::io::ErrorKind::NotFound =>
-                {
-                    Error::LayerUnknown(parent.clone())
-                }
-                (error, _) => error,
-            },
-        )?;
-        if let (false, Some(parent)) = (staged.has_root, parent) {
-            driver::root_like_parent(paths, &staged.staging.diff(), parent)?;
-        }
+        let built = paths.driver().build(paths, &staged, parent);
+        let built = built.map_err(|error| match (error, parent) {
+            (Error::Io { source, .. }, Some(parent))
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Error::LayerUnknown(parent.clone())
+            }
+            (error, _) => error,
+        })?;
         sync(staged.staging.path())?;
         if paths.is_split() {
             sync(staged.staging.tar_split())?;
         }
         sys::fault::point("storage.layer.synced").at("commit", staged.staging.path())?;
-        self.record_layer(&staged, &layer)
+        self.record_layer(&staged, &layer, &built)
     }
 
     /// Bytes of a layer's uncompressed archive, as its record says.
@@ -113,7 +109,12 @@ impl Store {
         Ok(u64::try_from(layer.diff_size).unwrap_or(0))
     }
 
-    fn record_layer(&self, staged: &StagedLayer, layer: &NewLayer) -> Result<LayerId, Error> {
+    fn record_layer(
+        &self,
+        staged: &StagedLayer,
+        layer: &NewLayer,
+        built: &Path,
+    ) -> Result<LayerId, Error> {
         let paths = self.paths();
         let elsewhere = self.additional_layers()?;
         let mut layers = self.write_layers()?;
@@ -134,18 +135,20 @@ impl Store {
         // files, podman 5.4 that one alone.
         let half = Half::Stable;
         let record = record(&id, staged, layer);
-        let (place, overlay) = (paths.image_layer(&id), paths.image_overlay());
+        let (place, home) = (paths.image_layer(&id), paths.image_home());
         layers.rows.push(Arc::new(record));
         layers.save(half)?;
         sys::fault::point("storage.layer.recorded").at("commit", &place)?;
         let mut put = || {
             // Nobody owns a directory of that name: the record would say so.
             staged.staging.take(&place)?;
-            rename(&staged.staging.layer(), &place)?;
+            rename(built, &place)?;
             let tar_split = paths.own_beside_layers(&format!("{id}.tar-split.gz"));
             rename(staged.staging.tar_split(), &tar_split)?;
-            driver::make_link(&overlay, &staged.link, &id)?;
-            for dir in [overlay.clone(), overlay.join("l"), paths.table("layers")] {
+            paths.driver().placed(&home, &id)?;
+            let mut changed = paths.driver().directories(&home);
+            changed.push(paths.table("layers"));
+            for dir in changed {
                 sys::durable::sync_dir(&dir).at("sync", dir)?;
             }
             sys::fault::point("storage.layer.placed").at("commit", &place)?;

@@ -1,8 +1,8 @@
-//! Images, layers and writable layers on disk, in the format of containers/storage (overlay
-//! driver), so that podman, skopeo and buildah share the store with us while all run.
+//! Images, layers and writable layers on disk, in the format of containers/storage (drivers overlay
+//! and vfs), so that podman, skopeo and buildah share the store with us while all run.
 //!
 //! Owns everything below the graph root (`overlay/`, `overlay-layers/`, `overlay-images/`,
-//! `overlay-containers/`, `artifacts/`) and the same below the run root, but for what podman alone keeps there
+//! `overlay-containers/`, or the same of `vfs`, `artifacts/`) and the same below the run root, but for what podman alone keeps there
 //! (`libpod/`, `db.sql`, …). Knows nothing of registries, pods or runtimes: a layer comes as an
 //! uncompressed tar stream, an image as bytes under names, a container's metadata as a string.
 //!
@@ -36,6 +36,7 @@ mod layers;
 pub mod limits;
 mod mounts;
 mod open;
+mod other;
 mod paths;
 mod record;
 mod reuse;
@@ -54,6 +55,7 @@ pub use check::{
 };
 pub use containers::{Container, NewContainer};
 pub use digest::{Digest, Hasher};
+pub use driver::Driver;
 pub use error::Error;
 pub use id_map::{IdMap, IdRange, UserNamespace};
 pub use ids::{ContainerId, ImageId, LayerId};
@@ -61,6 +63,7 @@ pub use images::{Image, NewImage};
 pub use layers::{Compression, NewLayer};
 pub use limits::TOC_BYTES;
 pub use mounts::View;
+pub use other::OtherStore;
 pub use reuse::{ArchivePart, archive_parts};
 pub use staging::StagedLayer;
 pub use store::{Options, Store, Usage};

@@ -14,7 +14,7 @@ pub const HEADER_BYTES: usize = 8 << 20;
 pub const SPARSE_SEGMENTS: usize = 1 << 16;
 /// Bytes of a path in a layer (the kernel's `PATH_MAX`, with the NUL).
 pub const PATH_BYTES: usize = 4095;
-/// Bytes of all directories' paths of a layer, whose times are set last (ours).
+/// Bytes of all directories' paths and times of a layer, which are set last (ours: a million short ones).
 pub const DIRECTORY_PATH_BYTES: usize = 128 << 20;
 /// Bytes of one component of a path in a layer (the kernel's `NAME_MAX`).
 pub const NAME_BYTES: usize = 255;

@@ -12,7 +12,9 @@ use sys::mount::{self, Flags, Overlay};
 
 use crate::error::Context;
 use crate::table::{self, LastWriter, Order, Rank};
-use crate::{Error, ImageId, LayerId, Store, UserNamespace, driver};
+use crate::{Driver, Error, ImageId, LayerId, Store, UserNamespace, driver};
+
+mod whole;
 
 /// A mounted layer.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -117,7 +119,15 @@ impl Store {
             return Ok(merged);
         }
         if !mounted {
-            self.mount_overlay(id, label, users)?;
+            match self.driver() {
+                Driver::Overlay => self.mount_overlay(id, label, users)?,
+                Driver::Vfs => whole::mount(&merged, label, users)?,
+            }
+            if users.is_some() {
+                // The runtime looks for it as the namespace's root.
+                let above = merged.parent().unwrap_or(&merged);
+                mount::let_through(above).at("let users through", above)?;
+            }
         }
         points.set(id, merged.clone(), 1)?;
         Ok(merged)
@@ -155,9 +165,12 @@ impl Store {
             .top_layer
             .as_ref()
             .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        if self.driver() == Driver::Vfs {
+            return whole::mount_image(&paths.files(top), target, view);
+        }
         // Short where it can be: all names together have to fit into a page on older kernels.
         let layer = paths.layer(top);
-        let layer = layer.strip_prefix(paths.overlay()).unwrap_or(&layer);
+        let layer = layer.strip_prefix(paths.home()).unwrap_or(&layer);
         let mut lowers = vec![layer.join("diff")];
         let below = driver::lowers(paths, top)?;
         if below.is_empty() {
@@ -187,7 +200,7 @@ impl Store {
             options.push(("context".into(), Some(label.into())));
         }
         let overlay = Overlay {
-            base: paths.overlay(),
+            base: paths.home(),
             lowers,
             upper,
             options,
@@ -218,7 +231,7 @@ impl Store {
             options.push(("volatile".into(), None));
         }
         let overlay = Overlay {
-            base: paths.overlay(),
+            base: paths.home(),
             lowers,
             upper: Some((layer.join("diff"), layer.join("work"))),
             options,
@@ -237,15 +250,7 @@ impl Store {
             }
             _ => {}
         }
-        mount_with_fallback(overlay, users, &merged).at("mount overlay on", &merged)?;
-        match users {
-            // The runtime looks for it as the namespace's root.
-            Some(_) => {
-                let layer = paths.writable_layer(id);
-                mount::let_through(&layer).at("let users through", layer)
-            }
-            None => Ok(()),
-        }
+        mount_with_fallback(overlay, users, &merged).at("mount overlay on", &merged)
     }
 
     fn mount_options(&self) -> (Flags, Vec<(String, Option<String>)>) {

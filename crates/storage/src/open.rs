@@ -12,11 +12,11 @@ use sys::beneath::Dir;
 use sys::mount::{self, Propagation};
 
 use crate::error::Context;
-use crate::paths::{Paths, table_of};
+use crate::paths::Paths;
 use crate::record::{ContainerRecord, LayerRecord, Record};
 use crate::staging::{self, Staging};
 use crate::table::{Half, Writing};
-use crate::{Error, LayerId, Store, containers, driver};
+use crate::{Driver, Error, LayerId, Store, containers, driver};
 
 /// File systems that can't hold overlay's upper layers, by `statfs(2)`'s magic number.
 const UNSUITABLE: [(u32, &str); 5] = [
@@ -31,16 +31,18 @@ const UNSUITABLE: [(u32, &str); 5] = [
 pub(crate) fn prepare(paths: &Paths) -> Result<(), Error> {
     driver::make_dirs(paths.root(), 0o700)?;
     driver::make_dirs(paths.run_root(), 0o700)?;
-    backing_file_system(paths.root())?;
-    for overlay in paths.own_overlays() {
-        driver::make_dirs(&overlay, 0o700)?;
-        driver::make_dirs(&overlay.join("l"), 0o755)?;
-        driver::make_dirs(&staging::staging_of(&overlay), 0o700)?;
-        directory_types(&overlay)?;
+    let kind = paths.driver();
+    if kind == Driver::Overlay {
+        backing_file_system(paths.root())?;
     }
-    driver::make_dirs(&paths.run_root().join("overlay"), 0o700)?;
+    for home in paths.own_homes() {
+        kind.prepare(&home)?;
+        driver::make_dirs(&staging::staging_of(&home), 0o700)?;
+        directory_types(&home)?;
+    }
+    driver::make_dirs(&kind.home(paths.run_root()), 0o700)?;
     if paths.is_split() {
-        driver::make_dirs(&table_of(paths.image_root(), "layers"), 0o700)?;
+        driver::make_dirs(&kind.table(paths.image_root(), "layers"), 0o700)?;
     }
     for root in paths.additional() {
         if !fs::metadata(root).at("stat", root)?.is_dir() {
@@ -72,10 +74,10 @@ pub(crate) struct Home(Option<PathBuf>);
 
 impl Home {
     pub(crate) fn mount(paths: &Paths, wanted: bool) -> Result<Self, Error> {
-        if !wanted {
+        if !wanted || paths.driver() != Driver::Overlay {
             return Ok(Self(None));
         }
-        let overlay = paths.overlay();
+        let overlay = paths.home();
         // A mount on the directory would hide what is mounted below it.
         let there = mount::is_mount_point(&overlay).at("stat", &overlay)?;
         if there
@@ -144,7 +146,8 @@ pub(crate) fn repair(store: &Store) -> Result<(), Error> {
     let mut layers = store.0.layers.write()?;
     remove_incomplete(paths, &mut layers, &trash)?;
     remove_orphans(paths, &layers, &trash)?;
-    driver::repair_links(paths, layers.rows.iter().map(|layer| layer.id.clone()))?;
+    let ids = layers.rows.iter().map(|layer| layer.id.clone());
+    paths.driver().repair(paths, ids)?;
     drop(layers);
     store.prune_writable().map(drop)
 }
@@ -187,7 +190,8 @@ fn rebuild_torn(store: &Store) -> Result<(), Error> {
     let mut containers = containers.write()?;
     for copy in containers::copies(store.paths())? {
         if torn_layers && let Some(layer) = copy.layer {
-            let there = store.paths().writable_layer(&layer.id).join("diff");
+            let there = store.paths().writable_layer(&layer.id);
+            let there = store.paths().driver().files(&there);
             if fs::symlink_metadata(there).is_ok() {
                 add(
                     &mut layers,
@@ -250,7 +254,7 @@ pub(crate) fn remove_incomplete(
 /// Moves everything of a layer out of the way.
 pub(crate) fn take_layer(paths: &Paths, id: &LayerId, trash: &Staging) -> Result<(), Error> {
     let layer = paths.own_layer(id);
-    driver::remove_link(&layer)?;
+    paths.driver().forget(&layer)?;
     trash.take(&layer)?;
     trash.take(&paths.own_beside_layers(&format!("{id}.tar-split.gz")))?;
     trash.take(&paths.own_beside_layers(id.as_str()))
@@ -264,20 +268,20 @@ fn remove_orphans(
     trash: &Staging,
 ) -> Result<(), Error> {
     let known: HashSet<&str> = layers.rows.iter().map(|row| row.id.as_str()).collect();
-    for overlay in paths.own_overlays() {
-        remove_orphans_in(&overlay, paths, &known, trash)?;
+    for home in paths.own_homes() {
+        remove_orphans_in(&paths.driver().layers(&home), paths, &known, trash)?;
     }
     Ok(())
 }
 
 fn remove_orphans_in(
-    overlay: &Path,
+    layers: &Path,
     paths: &Paths,
     known: &HashSet<&str>,
     trash: &Staging,
 ) -> Result<(), Error> {
-    let dir = Dir::open(overlay).at("open", overlay)?;
-    for (name, _) in dir.entries().at("list", overlay)? {
+    let dir = Dir::open(layers).at("open", layers)?;
+    for (name, _) in dir.entries().at("list", layers)? {
         let Some(text) = name.to_str().filter(|_| driver::is_layer_name(&name)) else {
             continue;
         };
@@ -286,7 +290,7 @@ fn remove_orphans_in(
         }
         let id: LayerId = text.parse()?;
         tracing::warn!(layer = %id, "removing a layer that has no record");
-        let merged = overlay.join(text).join("merged");
+        let merged = paths.driver().merged(&layers.join(text));
         if mount::is_mount_point(&merged).at("stat", &merged)? {
             mount::unmount_lazily(&merged).at("unmount", &merged)?;
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::Options;
 use crate::table::Files;
-use crate::{ContainerId, ImageId, LayerId};
+use crate::{ContainerId, Driver, ImageId, LayerId};
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -17,6 +17,7 @@ pub(crate) struct Paths {
     image_root: PathBuf,
     /// Roots that are only read.
     additional: Vec<PathBuf>,
+    driver: Driver,
 }
 
 impl Paths {
@@ -28,6 +29,7 @@ impl Paths {
             run_root: options.run_root.clone(),
             image_root: image_root.clone(),
             additional: options.additional.iter().filter(own).cloned().collect(),
+            driver: options.driver,
         }
     }
 
@@ -48,24 +50,32 @@ impl Paths {
         self.image_root != self.root
     }
 
-    /// The overlay driver's directory: what the mounts' names are relative to.
-    pub(crate) fn overlay(&self) -> PathBuf {
-        self.root.join("overlay")
+    pub(crate) fn driver(&self) -> Driver {
+        self.driver
+    }
+    /// The driver's directory: what the names of overlay's mounts are relative to.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.driver.home(&self.root)
     }
     /// That of images' layers.
-    pub(crate) fn image_overlay(&self) -> PathBuf {
-        self.image_root.join("overlay")
+    pub(crate) fn image_home(&self) -> PathBuf {
+        self.driver.home(&self.image_root)
     }
     /// Both, or the one that is both.
-    pub(crate) fn own_overlays(&self) -> Vec<PathBuf> {
-        let mut overlays = vec![self.overlay()];
+    pub(crate) fn own_homes(&self) -> Vec<PathBuf> {
+        let mut homes = vec![self.home()];
         if self.is_split() {
-            overlays.push(self.image_overlay());
+            homes.push(self.image_home());
         }
-        overlays
+        homes
     }
     pub(crate) fn staging(&self) -> PathBuf {
-        crate::staging::staging_of(&self.image_overlay())
+        crate::staging::staging_of(&self.image_home())
+    }
+
+    /// A layer's files, in whatever root it is.
+    pub(crate) fn files(&self, id: &LayerId) -> PathBuf {
+        self.driver.files(&self.layer(id))
     }
 
     /// A layer's directory, in whatever root it is.
@@ -75,7 +85,7 @@ impl Paths {
             return own;
         }
         let others = self.additional.iter();
-        let mut others = others.map(|root| root.join("overlay").join(id.as_str()));
+        let mut others = others.map(|root| self.driver.layer(&self.driver.home(root), id));
         others.find(|path| is_there(path)).unwrap_or(own)
     }
     /// A layer's directory in the roots that may be written.
@@ -88,25 +98,24 @@ impl Paths {
     }
     /// Where a container's layer goes.
     pub(crate) fn writable_layer(&self, id: &LayerId) -> PathBuf {
-        self.overlay().join(id.as_str())
+        self.driver.layer(&self.home(), id)
     }
     /// Where an image's layer goes.
     pub(crate) fn image_layer(&self, id: &LayerId) -> PathBuf {
-        self.image_overlay().join(id.as_str())
+        self.driver.layer(&self.image_home(), id)
     }
     /// Where the mounted file system of a container's layer shows.
     pub(crate) fn merged(&self, id: &LayerId) -> PathBuf {
-        self.writable_layer(id).join("merged")
+        self.driver.merged(&self.writable_layer(id))
     }
-    /// A layer by its short name (`l/…`): relative to [`Self::overlay`] where it is there.
+    /// A layer by its short name (`l/…`): relative to [`Self::home`] where it is there.
     pub(crate) fn lower(&self, name: &str) -> PathBuf {
         let here = PathBuf::from(name);
-        if (!self.is_split() && self.additional.is_empty()) || is_there(&self.overlay().join(&here))
-        {
+        if (!self.is_split() && self.additional.is_empty()) || is_there(&self.home().join(&here)) {
             return here;
         }
         let roots = std::iter::once(&self.image_root).chain(&self.additional);
-        let mut others = roots.map(|root| root.join("overlay").join(name));
+        let mut others = roots.map(|root| self.driver.home(root).join(name));
         others.find(|path| is_there(path)).unwrap_or(here)
     }
 
@@ -117,10 +126,10 @@ impl Paths {
         } else {
             &self.root
         };
-        table_of(root, name)
+        self.driver.table(root, name)
     }
     pub(crate) fn run_table(&self, name: &str) -> PathBuf {
-        self.run_root.join(format!("overlay-{name}"))
+        self.driver.table(&self.run_root, name)
     }
     /// A layer's tar-split, wherever it is; one of ours is always below the graph root.
     pub(crate) fn tar_split(&self, id: &LayerId) -> PathBuf {
@@ -140,7 +149,7 @@ impl Paths {
             return own;
         }
         let others = self.additional.iter();
-        let mut others = others.map(|root| table_of(root, "layers").join(name));
+        let mut others = others.map(|root| self.driver.table(root, "layers").join(name));
         others.find(|path| is_there(path)).unwrap_or(own)
     }
     /// An image's directory in the root that may be written.
@@ -158,23 +167,23 @@ impl Paths {
     pub(crate) fn layers(&self) -> Files {
         let image = self
             .is_split()
-            .then(|| table_of(&self.image_root, "layers"));
+            .then(|| self.driver.table(&self.image_root, "layers"));
         Files {
             second_lock: image.as_ref().map(|dir| dir.join("layers.lock")),
             image: image.map(|dir| dir.join("layers.json")),
-            ..self.files("layers", true)
+            ..self.table_files("layers", true)
         }
     }
     /// The table of images.
     pub(crate) fn images(&self) -> Files {
-        self.files("images", false)
+        self.table_files("images", false)
     }
     /// The table of containers.
     pub(crate) fn containers(&self) -> Files {
-        self.files("containers", true)
+        self.table_files("containers", true)
     }
 
-    fn files(&self, name: &str, volatile: bool) -> Files {
+    fn table_files(&self, name: &str, volatile: bool) -> Files {
         let dir = self.table(name);
         Files {
             lock: dir.join(format!("{name}.lock")),
@@ -184,11 +193,6 @@ impl Paths {
             volatile: volatile.then(|| dir.join(format!("volatile-{name}.json"))),
         }
     }
-}
-
-/// The directory of a table below some root.
-pub(crate) fn table_of(root: &Path, name: &str) -> PathBuf {
-    root.join(format!("overlay-{name}"))
 }
 
 fn is_there(path: &Path) -> bool {

@@ -97,7 +97,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] where the layer is not there.
     pub fn layer_file(&self, id: &LayerId, name: &[u8], size: u64) -> Result<Option<File>, Error> {
-        let diff = self.paths().layer(id).join("diff");
+        let diff = self.paths().files(id);
         let dir = Dir::open(&diff).at("open", &diff)?;
         let Ok(path) = EntryPath::parse(name) else {
             return Ok(None);

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use sys::lock::{Kind, LockFile};
 
-use crate::driver::{self, Link};
+use crate::driver;
 use crate::error::Context;
 use crate::paths::Paths;
 use crate::{Digest, Error};
@@ -38,7 +38,7 @@ impl Staging {
 
     /// For a container's layer on its way out: on the disk that it is on.
     pub(crate) fn for_containers(paths: &Paths) -> Result<Self, Error> {
-        Self::within(paths, &staging_of(&paths.overlay()))
+        Self::within(paths, &staging_of(&paths.home()))
     }
 
     fn within(paths: &Paths, base: &Path) -> Result<Self, Error> {
@@ -83,7 +83,7 @@ impl Staging {
         &self.path
     }
 
-    /// What becomes `overlay/<layer>`.
+    /// What becomes a layer's directory, as overlay has them.
     pub(crate) fn layer(&self) -> PathBuf {
         self.path.join("dir")
     }
@@ -153,15 +153,15 @@ impl Drop for Staging {
 
 /// Removes staging directories that no live process owns.
 pub(crate) fn sweep(paths: &Paths) -> Result<(), Error> {
-    for overlay in paths.own_overlays() {
-        sweep_directories(&staging_of(&overlay))?;
+    for home in paths.own_homes() {
+        sweep_directories(&staging_of(&home))?;
     }
     sweep_tar_splits(paths)
 }
 
 /// Where staging directories are in a driver's directory.
-pub(crate) fn staging_of(overlay: &Path) -> PathBuf {
-    overlay.join("staging")
+pub(crate) fn staging_of(home: &Path) -> PathBuf {
+    home.join("staging")
 }
 
 fn sweep_directories(base: &Path) -> Result<(), Error> {
@@ -191,8 +191,8 @@ fn sweep_tar_splits(paths: &Paths) -> Result<(), Error> {
         });
         let Some(staging) = staging else { continue };
         // Its owner made the directory before and removes it after the file.
-        let overlays = paths.own_overlays();
-        let mut owners = overlays.iter().map(|o| staging_of(o).join(staging));
+        let homes = paths.own_homes();
+        let mut owners = homes.iter().map(|home| staging_of(home).join(staging));
         if owners.all(|owner| fs::symlink_metadata(owner).is_err()) {
             match fs::remove_file(entry.path()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -228,7 +228,6 @@ pub struct StagedLayer {
     pub(crate) owners: Owners,
     /// Whether the archive said what the root directory is like; else it is as the parent's.
     pub(crate) has_root: bool,
-    pub(crate) link: Link,
 }
 
 impl StagedLayer {
@@ -245,7 +244,6 @@ impl StagedLayer {
             size,
             owners,
             has_root,
-            link: Link::random(),
         }
     }
 

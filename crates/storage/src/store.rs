@@ -11,7 +11,7 @@ use crate::images::{self, ImageIndex};
 use crate::paths::Paths;
 use crate::record::{ContainerRecord, ImageRecord, LayerRecord};
 use crate::table::{Rank, Table};
-use crate::{Error, open};
+use crate::{Driver, Error, open};
 
 /// Where the store is and how it behaves.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Options {
     pub root: PathBuf,
     /// The run root, `/run/containers/storage` by default; on a file system that a reboot empties.
     pub run_root: PathBuf,
+    /// How layers are kept.
+    pub driver: Driver,
     /// A root of images and their layers; `None`: they are in the graph root.
     pub image_root: Option<PathBuf>,
     /// Roots of further stores, which are only read.
@@ -41,6 +43,7 @@ impl Options {
         Self {
             root,
             run_root,
+            driver: Driver::default(),
             image_root: None,
             additional: Vec::new(),
             mount_options: Vec::new(),
@@ -129,6 +132,12 @@ impl Store {
     #[must_use]
     pub fn image_root(&self) -> &Path {
         self.0.paths.image_root()
+    }
+
+    /// How its layers are kept.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.0.paths.driver()
     }
 
     /// The run root.

@@ -11,6 +11,7 @@ use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use self::extract::{Extractor, Placed};
+pub(crate) use self::extract::{may_set, tolerate};
 use self::keys::Keys;
 pub(crate) use self::path::{EntryPath, Wanted};
 use crate::error::Context;

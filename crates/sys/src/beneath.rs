@@ -21,6 +21,10 @@ pub use rustix::fs::{Dev, Timespec, makedev};
 
 /// How often a resolution is tried again that another process's rename disturbed (`EAGAIN`).
 const TRIES: u32 = 32;
+/// Bytes of one extended attribute, and of all names of a file's (the kernel's `XATTR_SIZE_MAX` and
+/// `XATTR_LIST_MAX`).
+const XATTR_BYTES: usize = 64 << 10;
+const XATTR_LIST_BYTES: usize = 64 << 10;
 
 /// A directory to resolve beneath.
 #[derive(Debug)]
@@ -287,14 +291,52 @@ impl Dir {
     /// # Errors
     /// `ENOTSUP` where the file system has none; else of `lsetxattr(2)`.
     pub fn set_xattr(&self, name: &OsStr, key: &OsStr, value: &[u8]) -> io::Result<()> {
-        let mut path = format!("/proc/self/fd/{}/", self.0.as_raw_fd()).into_bytes();
-        path.extend_from_slice(component(name)?.as_bytes());
+        let path = self.by_descriptor(name)?;
         Ok(rustix::fs::lsetxattr(
             path.as_slice(),
             key,
             value,
             XattrFlags::empty(),
         )?)
+    }
+
+    /// The extended attributes of `name`; none where the file system has none.
+    ///
+    /// # Errors
+    /// Of `llistxattr(2)`.
+    pub fn xattr_keys(&self, name: &OsStr) -> io::Result<Vec<Vec<u8>>> {
+        let path = self.by_descriptor(name)?;
+        let mut keys = Vec::with_capacity(XATTR_LIST_BYTES);
+        let buffer = rustix::buffer::spare_capacity(&mut keys);
+        match rustix::fs::llistxattr(path.as_slice(), buffer) {
+            Err(rustix::io::Errno::NOTSUP) => return Ok(Vec::new()),
+            listed => listed?,
+        };
+        let keys = keys.split(|byte| *byte == 0);
+        Ok(keys
+            .filter(|key| !key.is_empty())
+            .map(<[u8]>::to_vec)
+            .collect())
+    }
+
+    /// The value of an extended attribute of `name`; `None` where it has no such.
+    ///
+    /// # Errors
+    /// `ENOTSUP` where the file system has none of this kind; else of `lgetxattr(2)`.
+    pub fn xattr(&self, name: &OsStr, key: &OsStr) -> io::Result<Option<Vec<u8>>> {
+        let path = self.by_descriptor(name)?;
+        let mut value = Vec::with_capacity(XATTR_BYTES);
+        let buffer = rustix::buffer::spare_capacity(&mut value);
+        match rustix::fs::lgetxattr(path.as_slice(), key, buffer) {
+            Err(rustix::io::Errno::NODATA) => Ok(None),
+            got => got.map(|_| Some(value)).map_err(io::Error::from),
+        }
+    }
+
+    fn by_descriptor(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+        let mut path = format!("/proc/self/fd/{}/", self.0.as_raw_fd()).into_bytes();
+        path.extend_from_slice(component(name)?.as_bytes());
+        Ok(path)
     }
 
     /// Names and kinds of what is in this directory, without `.` and `..`.

@@ -58,7 +58,7 @@ pub fn left(node: &Node) -> Vec<String> {
             .map(|address| format!("address {address}")),
     );
     left.extend(rules(node).into_iter().map(|rule| format!("rule {rule}")));
-    let records = node.storage().join("overlay-containers");
+    let records = node.storage_table("containers");
     let directories = files(&records).filter(|path| path.is_dir());
     left.extend(directories.map(|path| format!("record {}", path.display())));
     left.extend(
@@ -177,10 +177,11 @@ fn unforward(node: &Node) {
 /// Layers on disk that no table names.
 fn layers(node: &Node) -> Vec<String> {
     let read = |name: &str| {
-        fs::read_to_string(node.storage().join("overlay-layers").join(name)).unwrap_or_default()
+        fs::read_to_string(node.storage_table("layers").join(name)).unwrap_or_default()
     };
     let tables = read("layers.json") + &read("volatile-layers.json");
-    let names = files(&node.storage().join("overlay"));
+    let home = node.storage().join(node.storage_driver());
+    let names = files(&home).chain(files(&home.join("dir")));
     let names = names.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     let is_layer =
         |name: &String| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -188,9 +189,7 @@ fn layers(node: &Node) -> Vec<String> {
         .filter(is_layer)
         .filter(|name| !tables.contains(name.as_str()))
         .collect();
-    left.extend(
-        files(&node.storage().join("overlay/staging")).map(|path| path.display().to_string()),
-    );
+    left.extend(files(&home.join("staging")).map(|path| path.display().to_string()));
     // Without a pod no writable layer is left.
     let volatile: serde_json::Value =
         serde_json::from_str(&read("volatile-layers.json")).unwrap_or_default();

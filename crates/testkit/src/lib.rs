@@ -5,10 +5,12 @@
 pub mod audit;
 pub mod bench;
 pub mod client;
+pub mod cosign;
 pub mod critest;
 pub mod demo;
 pub mod image_maker;
 pub mod kubelet;
+pub mod load;
 pub mod node;
 pub mod polls;
 pub mod power_cut;

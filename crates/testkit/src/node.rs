@@ -421,6 +421,22 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
         self.dir.join("storage")
     }
 
+    /// The driver of the store: it is in the names of its directories.
+    #[must_use]
+    pub fn storage_driver(&self) -> &'static str {
+        match self.storage().join("vfs").is_dir() {
+            true => "vfs",
+            false => "overlay",
+        }
+    }
+
+    /// The directory of a table of the store: `layers`, `images`, `containers`.
+    #[must_use]
+    pub fn storage_table(&self, table: &str) -> PathBuf {
+        self.storage()
+            .join(format!("{}-{table}", self.storage_driver()))
+    }
+
     /// host-local's reservations.
     #[must_use]
     pub fn ipam(&self) -> PathBuf {

@@ -262,6 +262,16 @@ impl OpenSsl {
         self.run(&format!("dgst -sha256 -sign {name}.key"), content)
     }
 
+    /// The SHA-256 digest of `content`, in hexadecimal digits.
+    ///
+    /// # Errors
+    /// OpenSSL fails.
+    pub fn sha256(&self, content: &[u8]) -> Result<String> {
+        let said = String::from_utf8(self.run("dgst -sha256 -r", content)?)?;
+        let digest = said.split_whitespace().next();
+        Ok(digest.context("openssl says no digest")?.to_owned())
+    }
+
     /// A signature by `NAME.key`, of Ed25519, over `content` itself.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ pub(crate) struct Content {
     /// Scopes of transport `docker`; `""` is the transport's default.
     pub(crate) docker: BTreeMap<String, Requirements>,
     /// Those of the others, by transport.
-    pub(crate) files: BTreeMap<String, BTreeMap<String, Requirements>>,
+    pub(crate) local: BTreeMap<String, BTreeMap<String, Requirements>>,
 }
 
 impl Content {
@@ -20,7 +20,7 @@ impl Content {
         let mut file = Object::parse("policy", bytes)?;
         let default = parse_all(file.need("default")?).map_err(|why| format!("default: {why}"))?;
         let mut docker = BTreeMap::new();
-        let mut files: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
+        let mut local: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
         if let Some(transports) = file.take("transports") {
             for (transport, scopes) in Object::of("transports", transports)?.rest() {
                 for (scope, list) in Object::of("transport", scopes)?.rest() {
@@ -30,7 +30,7 @@ impl Content {
                         check_scope(&scope).map_err(|why| format!("scope {scope:?}: {why}"))?;
                         docker.insert(scope, parsed);
                     } else {
-                        let of_transport = files.entry(transport.clone()).or_default();
+                        let of_transport = local.entry(transport.clone()).or_default();
                         of_transport.insert(scope, parsed);
                     }
                 }
@@ -40,7 +40,7 @@ impl Content {
         Ok(Self {
             default,
             docker,
-            files,
+            local,
         })
     }
 }

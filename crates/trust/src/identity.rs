@@ -69,24 +69,29 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Tells whether an image of this name may have a signature for that reference.
-    pub(crate) fn accepts(&self, image: &Name<'_>, signed: &str) -> bool {
+    /// Tells whether an image of this name, or without one, may have a signature for that reference.
+    pub(crate) fn accepts(&self, image: Option<&Name<'_>>, signed: &str) -> bool {
         let Ok(signed) = Named::normalized(signed) else {
             return false;
         };
-        match self {
-            Self::MatchExact => {
-                let image = Named::of(image);
+        match (self, image.map(Named::of)) {
+            (Self::ExactReference(reference), _) => signed == *reference,
+            (Self::ExactRepository(repository), _) => {
+                signed.repository() == repository.repository()
+            }
+            (_, None) => false,
+            (Self::MatchExact, Some(image)) => {
                 !image.is_name_only() && !signed.is_name_only() && signed == image
             }
-            Self::MatchRepoDigestOrExact => repo_digest_or_exact(&Named::of(image), &signed),
-            Self::MatchRepository => signed.repository() == image.repository,
-            Self::ExactReference(reference) => signed == *reference,
-            Self::ExactRepository(repository) => signed.repository() == repository.repository(),
-            Self::Remap {
-                prefix,
-                signed_prefix,
-            } => Named::of(image)
+            (Self::MatchRepoDigestOrExact, Some(image)) => repo_digest_or_exact(&image, &signed),
+            (Self::MatchRepository, Some(image)) => signed.repository() == image.repository(),
+            (
+                Self::Remap {
+                    prefix,
+                    signed_prefix,
+                },
+                Some(image),
+            ) => image
                 .remapped(prefix, signed_prefix)
                 .is_ok_and(|image| repo_digest_or_exact(&image, &signed)),
         }
@@ -174,8 +179,22 @@ mod tests {
                 tag,
                 digest,
             };
-            let accepts = identity(policy.clone()).accepts(&name, signed);
+            let accepts = identity(policy.clone()).accepts(Some(&name), signed);
             assert_eq!(accepts, accepted, "{policy} {name:?} {signed}");
+        }
+        // What is in files has no name.
+        for (policy, signed, accepted) in [
+            (exact(), "a.io/b:1", false),
+            (default(), "a.io/b:1", false),
+            (repository(), "a.io/b:1", false),
+            (remap(), "up.io/x:1", false),
+            (reference(), "docker.io/library/busybox:1", true),
+            (reference(), "busybox:2", false),
+            (of_repository(), "up.io/x:9", true),
+            (of_repository(), "a.io/b:1", false),
+        ] {
+            let accepts = identity(policy.clone()).accepts(None, signed);
+            assert_eq!(accepts, accepted, "{policy} {signed}");
         }
     }
 

@@ -31,12 +31,18 @@ mod sources;
 mod time;
 
 #[cfg(test)]
+// Included, as `signer` is.
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+#[path = "../../testkit/src/cosign.rs"]
+mod cosign;
+
+#[cfg(test)]
 // Included, not depended on: the crate that it is in depends on this one.
 #[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 #[path = "../../testkit/src/signer.rs"]
 mod signer;
 
 pub use policy::{Error, Policy, Refused};
-pub use scope::{Files, Name};
+pub use scope::{Files, Local, Name, Stored};
 pub use signature::{Attachment, Evidence, SIGSTORE_SIGNATURE, Signature};
 pub use sources::{Lookaside, Sources};

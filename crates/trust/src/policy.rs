@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::file::Content;
 use crate::limits::POLICY_BYTES;
-use crate::requirement::{NO_SIGNATURE, Requirements};
-use crate::scope::{Files, Name};
+use crate::requirement::Requirements;
+use crate::scope::{Local, Name};
 use crate::signature::Evidence;
 use crate::time::Now;
 
@@ -106,14 +106,7 @@ impl Policy {
     /// # Errors
     /// It may not, whatever its signatures are.
     pub fn needs_signatures(&self, name: &Name<'_>) -> Result<bool, Refused> {
-        let asked = self.of_name(name);
-        let mut needed = false;
-        for requirement in asked.requirements {
-            needed |= requirement
-                .needs_signatures()
-                .map_err(|reason| asked.refused(reason))?;
-        }
-        Ok(needed)
+        self.of_name(name).needs_signatures()
     }
 
     /// Tells whether an image with these signatures may be pulled and run under this name. The
@@ -124,31 +117,31 @@ impl Policy {
     /// # Errors
     /// Why not.
     pub fn check(&self, name: &Name<'_>, evidence: &Evidence<'_>) -> Result<(), Refused> {
-        let asked = self.of_name(name);
-        let now = Now::by_clock();
-        for requirement in asked.requirements {
-            requirement
-                .check(name, evidence, now)
-                .map_err(|reason| asked.refused(reason))?;
-        }
-        Ok(())
+        self.of_name(name).check(Some(name), evidence)
     }
 
-    /// Tells whether an image in files of the node may be loaded. No signatures of such are read: a
-    /// policy that asks for one refuses.
+    /// As [`Policy::needs_signatures`], of an image of the node itself.
+    ///
+    /// # Errors
+    /// It may not be loaded, whatever its signatures are.
+    pub fn local_needs_signatures(&self, local: &Local<'_>) -> Result<bool, Refused> {
+        self.of_local(local).needs_signatures()
+    }
+
+    /// Tells whether an image of the node itself, with these signatures, may be loaded. One in files has
+    /// no name: its signatures count where `signedIdentity` says for what they have to be.
+    ///
+    /// Reads the files of keys that the policy names.
     ///
     /// # Errors
     /// Why not.
-    pub fn check_files(&self, files: &Files<'_>) -> Result<(), Refused> {
-        let scopes = self.content.files.get(files.transport);
-        let asked = self.asked(files.full(), files.scopes(), scopes);
-        for requirement in asked.requirements {
-            let needed = requirement.needs_signatures();
-            if needed.map_err(|reason| asked.refused(reason))? {
-                return Err(asked.refused(NO_SIGNATURE.to_owned()));
-            }
-        }
-        Ok(())
+    pub fn check_local(&self, local: &Local<'_>, evidence: &Evidence<'_>) -> Result<(), Refused> {
+        self.of_local(local).check(local.name(), evidence)
+    }
+
+    fn of_local(&self, local: &Local<'_>) -> Asked<'_> {
+        let scopes = self.content.local.get(local.transport());
+        self.asked(local.full(), local.scopes(), scopes)
     }
 
     fn of_name(&self, name: &Name<'_>) -> Asked<'_> {
@@ -185,6 +178,24 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    fn needs_signatures(&self) -> Result<bool, Refused> {
+        let mut needed = false;
+        for requirement in self.requirements {
+            let needs = requirement.needs_signatures();
+            needed |= needs.map_err(|reason| self.refused(reason))?;
+        }
+        Ok(needed)
+    }
+
+    fn check(&self, name: Option<&Name<'_>>, evidence: &Evidence<'_>) -> Result<(), Refused> {
+        let now = Now::by_clock();
+        for requirement in self.requirements {
+            let met = requirement.check(name, evidence, now);
+            met.map_err(|reason| self.refused(reason))?;
+        }
+        Ok(())
+    }
+
     fn refused(&self, reason: String) -> Refused {
         Refused {
             image: self.image.clone(),

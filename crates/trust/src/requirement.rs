@@ -28,7 +28,7 @@ pub(crate) enum Requirement {
 }
 
 /// Why an unsigned image is refused where a signature is asked for.
-pub(crate) const NO_SIGNATURE: &str = "a signature was required, but no signature exists";
+const NO_SIGNATURE: &str = "a signature was required, but no signature exists";
 
 /// All must hold. Never empty.
 pub(crate) type Requirements = Vec<Requirement>;
@@ -91,13 +91,14 @@ impl Requirement {
         }
     }
 
-    /// Tells whether an image with these signatures meets it; one good signature is enough.
+    /// Tells whether an image with these signatures meets it; one good signature is enough. An image in
+    /// files has no name.
     ///
     /// # Errors
     /// Why not.
     pub(crate) fn check(
         &self,
-        name: &Name<'_>,
+        name: Option<&Name<'_>>,
         evidence: &Evidence<'_>,
         now: Now,
     ) -> Result<(), String> {
@@ -161,7 +162,7 @@ impl SignedBy {
     fn check(
         &self,
         message: &[u8],
-        name: &Name<'_>,
+        name: Option<&Name<'_>>,
         manifest: &[u8],
         now: Now,
     ) -> Result<(), String> {
@@ -177,7 +178,7 @@ impl SignedBy {
 fn is_meant(
     payload: &Payload,
     identity: &Identity,
-    name: &Name<'_>,
+    name: Option<&Name<'_>>,
     manifest: &[u8],
 ) -> Result<(), String> {
     if !payload.manifest.is_of(manifest) {
@@ -188,8 +189,15 @@ fn is_meant(
     }
     if !identity.accepts(name, &payload.reference) {
         let reference = &payload.reference;
+        let why = match name {
+            Some(_) => "",
+            None => {
+                ": the image has no name here, so that signedIdentity has to be exactReference or \
+                 exactRepository"
+            }
+        };
         return Err(format!(
-            "signature for identity {reference:?} is not accepted"
+            "signature for identity {reference:?} is not accepted{why}"
         ));
     }
     Ok(())

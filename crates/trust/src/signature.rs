@@ -74,6 +74,19 @@ impl Signature {
         }
     }
 
+    /// A simple signature by itself, without the name of its form.
+    ///
+    /// # Errors
+    /// It is no OpenPGP message, or too large.
+    pub fn simple(message: Vec<u8>) -> Result<Self, String> {
+        match message.first() {
+            Some(first) if begins_openpgp(*first) && message.len() <= SIGNATURE_BYTES => {
+                Ok(Self::Simple(message))
+            }
+            _ => Err("a signature is no OpenPGP message".to_owned()),
+        }
+    }
+
     /// After the zero byte: the form's name, a line break, the rest.
     fn parse_named(bytes: &[u8]) -> Result<Self, String> {
         let end = bytes.iter().position(|byte| *byte == b'\n');

@@ -1,4 +1,5 @@
-//! `crioxide load`: an image from files of the node into the store, whether the daemon runs or not.
+//! `crioxide load`: an image from files or another store of the node into the store, whether the daemon
+//! runs or not.
 
 use std::process::ExitCode;
 
@@ -11,11 +12,13 @@ use crate::options;
 
 pub(super) fn command() -> Command {
     Command::new("load")
-        .about("Load an image from files of the node; prints its ID and names")
+        .about("Load an image from files or another store of the node; prints its ID and names")
         .after_help(
             "SOURCE is one of\n  oci:DIRECTORY[:NAME]\n  oci-archive:FILE[:NAME]\n  \
-             docker-archive:FILE[:NAME]\n  dir:DIRECTORY\nwith an absolute path; NAME may be @ and \
-             a number from 0 on. The policy decides as for a pull, by the transport's scopes.",
+             docker-archive:FILE[:NAME]\n  dir:DIRECTORY\n  \
+             containers-storage:[DRIVER@ROOT]IMAGE\nwith an absolute path; NAME may be @ and a number \
+             from 0 on, DRIVER is overlay or vfs, IMAGE a name or an ID in that store. The policy \
+             decides as for a pull, by the transport's scopes.",
         )
         .arg(
             Arg::new("name")
@@ -23,7 +26,7 @@ pub(super) fn command() -> Command {
                 .value_name("HOST/PATH:TAG")
                 .action(ArgAction::Append)
                 .value_parser(clap::value_parser!(Reference))
-                .help("name to give it, may be repeated [default: those that the files say]"),
+                .help("name to give it, may be repeated [default: those that the source says]"),
         )
         .arg(
             Arg::new("source")

@@ -2,26 +2,36 @@
 
 use std::path::PathBuf;
 
+use ::storage::Driver;
 use anyhow::{Result, anyhow};
 use config::Settings;
 
 use super::LOCK_TIMEOUT;
 
-/// The drivers there are, by the name that options of theirs begin with; `overlay2` is its old name.
-const OVERLAY: [&str; 2] = ["overlay", "overlay2"];
+/// The names of a driver, with which options of it begin; `overlay2` is an old one.
+fn names(driver: Driver) -> &'static [&'static str] {
+    match driver {
+        Driver::Overlay => &["overlay", "overlay2"],
+        Driver::Vfs => &["vfs"],
+    }
+}
 
 /// The store's place and options.
 ///
 /// # Errors
 /// An option that is not there, makes no sense, or asks for something that we don't do.
 pub(crate) fn storage(settings: &Settings) -> Result<::storage::Options> {
-    let driver = settings.text("crio", "storage_driver");
-    if !driver.is_empty() && !OVERLAY.contains(&driver) {
-        let text = format!("storage driver {driver:?} is not supported: overlay is");
-        return Err(settings.wrong("crio", "storage_driver", text).into());
-    }
+    let driver = match settings.text("crio", "storage_driver") {
+        name if name.is_empty() || names(Driver::Overlay).contains(&name) => Driver::Overlay,
+        name if names(Driver::Vfs).contains(&name) => Driver::Vfs,
+        name => {
+            let text = format!("storage driver {name:?} is not supported: overlay and vfs are");
+            return Err(settings.wrong("crio", "storage_driver", text).into());
+        }
+    };
     let mut options =
         ::storage::Options::new(absolute(settings, "root")?, absolute(settings, "runroot")?);
+    options.driver = driver;
     options.lock_timeout = LOCK_TIMEOUT;
     if !settings.text("crio", "imagestore").is_empty() {
         let image_root = absolute(settings, "imagestore")?;
@@ -57,11 +67,14 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
     let (key, value) = (key.trim(), value.trim());
     let key = match key.split_once('.') {
         None => key,
-        Some((driver, key)) if driver.is_empty() || OVERLAY.contains(&driver) => key,
+        Some((driver, key)) if driver.is_empty() || names(options.driver).contains(&driver) => key,
         // Of another driver.
         Some(_) => return Ok(()),
     };
     match key {
+        "mountopt" if options.driver == Driver::Vfs => {
+            return Err(anyhow!("the driver vfs mounts nothing"));
+        }
         "mountopt" => {
             options.mount_options = value.split(',').map(|one| one.trim().to_owned()).collect();
         }
@@ -141,6 +154,28 @@ mod tests {
             .collect();
         assert_eq!(roots, ["/a", "/b", "/c"]);
         assert!(!got.mount_home && !got.volatile);
+    }
+
+    #[test]
+    fn options_of_another_driver_are_none() {
+        let mut got = ::storage::Options {
+            driver: Driver::Vfs,
+            ..options()
+        };
+        for option in [
+            "overlay.mountopt=nodev",
+            "overlay.new=1",
+            "vfs.imagestore=/a",
+        ] {
+            apply(option, &mut got).unwrap();
+        }
+        assert!(got.mount_options.is_empty());
+        assert_eq!(got.additional, [PathBuf::from("/a")]);
+        for option in ["mountopt=nodev", "vfs.mountopt=nodev"] {
+            let error = apply(option, &mut got).unwrap_err().to_string();
+            assert!(error.contains("mounts nothing"), "{option}: {error}");
+        }
+        assert!(apply("vfs.new=1", &mut got).is_err());
     }
 
     #[test]

@@ -28,7 +28,13 @@ pub(crate) struct Session {
     authorization: Mutex<Option<HeaderValue>>,
     /// An insecure registry turned out to speak plain HTTP.
     plain: AtomicBool,
+    /// The registry said that it keeps signatures.
+    keeps_signatures: AtomicBool,
 }
+
+/// What OpenShift's registry says in each of its answers, with the value 1, if it keeps signatures
+/// (containers/image, `docs/signature-protocols.md`, "docker/distribution API extension").
+const KEEPS_SIGNATURES: &str = "x-registry-supports-signatures";
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,6 +63,7 @@ impl Session {
             credentials,
             authorization: Mutex::new(authorization),
             plain: AtomicBool::new(false),
+            keeps_signatures: AtomicBool::new(false),
         }
     }
 
@@ -82,6 +89,22 @@ impl Session {
             .get(&format!("blobs/{digest}"), HeaderMap::new())
             .await?;
         self.client.body(&url, response, limit).await
+    }
+
+    /// Fetches the list of the signatures that the registry itself keeps for a manifest; `None` where
+    /// no answer of it said that it does so. Its manifest was asked for before.
+    pub(crate) async fn kept_signatures(
+        &self,
+        manifest: &Digest,
+        limit: usize,
+    ) -> Result<Option<Bytes>> {
+        if !self.keeps_signatures.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let repository = self.source.reference.path();
+        let path = format!("/extensions/v2/{repository}/signatures/{manifest}");
+        let (url, response) = self.get_path(&path, HeaderMap::new()).await?;
+        self.client.body(&url, response, limit).await.map(Some)
     }
 
     /// Begins to fetch a blob from an offset, up to `end` or to its own end.
@@ -128,10 +151,19 @@ impl Session {
 
     /// Gets what is below the repository, with the credentials that are asked for.
     async fn get(&self, below: &str, headers: HeaderMap) -> Result<(Uri, Response<Incoming>)> {
+        let path = format!("/v2/{}/{below}", self.source.reference.path());
+        self.get_path(&path, headers).await
+    }
+
+    async fn get_path(&self, path: &str, headers: HeaderMap) -> Result<(Uri, Response<Incoming>)> {
         let mut challenged = false;
         loop {
             let shown = self.authorization.lock().await.clone();
-            let (url, answer) = self.ask(below, &headers, shown.clone()).await?;
+            let (url, answer) = self.ask(path, &headers, shown.clone()).await?;
+            let said = answer.response.headers().get(KEEPS_SIGNATURES);
+            if !answer.foreign && said.is_some_and(|said| said == "1") {
+                self.keeps_signatures.store(true, Ordering::Relaxed);
+            }
             let status = answer.response.status();
             if status.is_success() {
                 return Ok((url, answer.response));
@@ -153,13 +185,13 @@ impl Session {
 
     async fn ask(
         &self,
-        below: &str,
+        path: &str,
         headers: &HeaderMap,
         authorization: Option<HeaderValue>,
     ) -> Result<(Uri, Answer)> {
         loop {
             let plain = self.plain.load(Ordering::Relaxed);
-            let url = self.url(below, if plain { "http" } else { "https" })?;
+            let url = self.url(path, if plain { "http" } else { "https" })?;
             let mut outgoing = Outgoing::get(url.clone(), self.source.insecure);
             outgoing.headers.clone_from(headers);
             outgoing.authorization.clone_from(&authorization);
@@ -173,14 +205,14 @@ impl Session {
         }
     }
 
-    fn url(&self, below: &str, scheme: &str) -> Result<Uri> {
+    fn url(&self, path: &str, scheme: &str) -> Result<Uri> {
         let reference = &self.source.reference;
         let host = match reference.host() {
             "docker.io" => "registry-1.docker.io",
             host => host,
         };
-        let text = format!("{scheme}://{host}/v2/{}/{below}", reference.path());
-        text.parse()
+        format!("{scheme}://{host}{path}")
+            .parse()
             .map_err(|error: http::uri::InvalidUri| Error::BadReference {
                 reference: reference.to_string(),
                 reason: error.to_string(),

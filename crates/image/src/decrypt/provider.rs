@@ -1,5 +1,6 @@
-//! Key providers: programs of the node that unwrap keys, named in a file (ocicrypt,
-//! docs/keyprovider.md). One gets a JSON document on its standard input and answers with one.
+//! Key providers: programs of the node or services that unwrap keys, named in a file (ocicrypt,
+//! docs/keyprovider.md). One gets a JSON document, on its standard input or by a call, and answers with
+//! one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use sys::spawn::{Program, run};
 use crate::error::{Error, Result};
 use crate::limits;
 
+pub(super) mod grpc;
+
 /// What a provider may take: it may ask a service far away.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -27,6 +30,11 @@ pub(super) struct Providers {
 #[derive(Debug, Deserialize)]
 struct Provider {
     cmd: Option<Command>,
+    /// An address; where there is a program, too, that counts.
+    grpc: Option<String>,
+    /// How to reach the address with TLS.
+    #[serde(rename = "grpc-tls")]
+    tls: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,29 +81,38 @@ impl Providers {
             .providers
             .get(name)
             .ok_or("no key provider of this name")?;
-        let command = provider
-            .cmd
-            .as_ref()
-            .ok_or("key providers by gRPC are not supported")?;
         let request = json!({"op": "keyunwrap",
             "keywrapparams": {"ec": null, "optsdata": null},
             "keyunwrapparams": {"dc": {"Parameters": {}}, "annotation": STANDARD.encode(annotation)}});
-        let mut program = Program::new(command.path.clone(), TIMEOUT).stdin(request.to_string());
-        for argument in &command.args {
-            program = program.arg(argument);
-        }
-        program.env = std::env::vars_os().collect();
-        let output = run(&program).map_err(|error| error.to_string())?;
-        if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("{}: {}", output.status, words.trim()));
-        }
+        let request = request.to_string();
+        let answer = match (&provider.cmd, &provider.grpc, &provider.tls) {
+            (Some(command), _, _) => by_program(command, &request)?,
+            (None, Some(_), Some(_)) => {
+                return Err("key providers by gRPC with TLS are not supported".to_owned());
+            }
+            (None, Some(address), None) => grpc::unwrap(address, request.as_bytes())?,
+            (None, None, _) => return Err("neither a program nor an address".to_owned()),
+        };
         // Its answer is the key: no word of it gets into an error.
         let answer: Answer =
-            serde_json::from_slice(&output.stdout).map_err(|_| "no answer that is understood")?;
+            serde_json::from_slice(&answer).map_err(|_| "no answer that is understood")?;
         let options = STANDARD.decode(answer.keyunwrapresults.optsdata);
         options.map_err(|_| "no answer that is understood".to_owned())
     }
+}
+
+fn by_program(command: &Command, request: &str) -> Result<Vec<u8>, String> {
+    let mut program = Program::new(command.path.clone(), TIMEOUT).stdin(request);
+    for argument in &command.args {
+        program = program.arg(argument);
+    }
+    program.env = std::env::vars_os().collect();
+    let output = run(&program).map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{}: {}", output.status, words.trim()));
+    }
+    Ok(output.stdout)
 }
 
 #[cfg(test)]
@@ -111,14 +128,18 @@ mod tests {
             "good": script(r#"grep -q '"op":"keyunwrap".*"annotation":"d3JhcHBlZA=="' && echo '{"keyunwrapresults":{"optsdata":"b3BlbmVk"}}'"#),
             "fails": script("echo broken >&2; exit 3"),
             "babbles": script("echo the-secret"),
-            "grpc": {"grpc": "localhost:1"}}});
+            "grpc": {"grpc": "127.0.0.1:1"},
+            "secure": {"grpc": "127.0.0.1:1", "grpc-tls": {"root-ca-file": "/x"}},
+            "empty": {}}});
         std::fs::write(&config, text.to_string()).unwrap();
         let providers = Providers::load(Some(&config)).unwrap();
         assert_eq!(providers.unwrap("good", b"wrapped").unwrap(), b"opened");
         for (name, expected) in [
             ("fails", "broken"),
             ("babbles", "no answer that is understood"),
-            ("grpc", "not supported"),
+            ("grpc", "connect to 127.0.0.1:1"),
+            ("secure", "not supported"),
+            ("empty", "neither a program nor an address"),
             ("none", "no key provider"),
         ] {
             let error = providers.unwrap(name, b"wrapped").unwrap_err();

@@ -1,10 +1,11 @@
-//! Whether an image of the store may run.
+//! Whether an image or an artifact of the store may run or be mounted.
 
 use std::sync::Arc;
 
-use trust::{Evidence, Policy, Refused};
+use trust::{Evidence, Name, Policy, Refused, Signature};
 
 use super::{Images, Shared};
+use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::reference::Reference;
@@ -24,70 +25,116 @@ impl Images {
         user_specified: &str,
         namespace: &str,
     ) -> Result<()> {
-        let (shared, image) = (Arc::clone(&self.0), image.clone());
-        let namespace = namespace.to_owned();
-        let named: Option<Reference> = user_specified.parse().ok();
+        let names = Names::of(user_specified, &image.repo_tags, &image.repo_digests);
+        let id = image.id.clone();
+        let evidence = move |shared: &Shared| {
+            let record = shared.puller.store.image(&id)?;
+            Ok(signatures::evidence(&shared.puller.store, &record))
+        };
+        self.names_allowed(names, namespace, evidence).await
+    }
+
+    /// As [`Images::allowed`], for an artifact.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Policy`].
+    pub async fn artifact_allowed(
+        &self,
+        artifact: &Artifact,
+        user_specified: &str,
+        namespace: &str,
+    ) -> Result<()> {
+        let (tags, digests) = (&artifact.repo_tags, &artifact.repo_digests);
+        let names = Names::of(user_specified, tags, digests);
+        let stored = artifact.stored();
+        let evidence = move |_: &Shared| Ok(signatures::evidence_of_artifact(&stored));
+        self.names_allowed(names, namespace, evidence).await
+    }
+
+    async fn names_allowed(
+        &self,
+        names: Names,
+        namespace: &str,
+        evidence: impl Fn(&Shared) -> Result<Kept> + Send + 'static,
+    ) -> Result<()> {
+        let (shared, namespace) = (Arc::clone(&self.0), namespace.to_owned());
         let check = move || {
             let policy = shared.puller.options.policy_of(&namespace)?;
-            shared.check_allowed(&policy, &image, named)
+            names.check(&policy, || evidence(&shared))
         };
         self.0.puller.files.run(check).await
     }
 }
 
-impl Shared {
-    fn check_allowed(
-        &self,
-        policy: &Policy,
-        image: &Image,
-        named: Option<Reference>,
-    ) -> Result<()> {
-        if let Some(named) = named {
-            return named.ask(|name| self.check_name(policy, image, name));
+/// The manifests that something stored may stand for, and the signatures that are kept with it.
+pub(crate) type Kept = (Vec<Vec<u8>>, Vec<Signature>);
+
+/// What something stored goes by.
+enum Names {
+    /// The user named it.
+    Given(Reference),
+    /// The user gave its ID: these are its own.
+    Own(Vec<Reference>),
+}
+
+impl Names {
+    fn of(user_specified: &str, tags: &[String], digests: &[String]) -> Self {
+        match user_specified.parse() {
+            Ok(given) => Self::Given(given),
+            Err(_) => {
+                let own = tags.iter().chain(digests);
+                Self::Own(own.filter_map(|name| name.parse().ok()).collect())
+            }
         }
-        let own = image.repo_tags.iter().chain(&image.repo_digests);
+    }
+
+    /// The given name must be allowed, or one of its own.
+    fn check(&self, policy: &Policy, kept: impl Fn() -> Result<Kept>) -> Result<()> {
+        let own = match self {
+            Self::Given(given) => return given.ask(|name| check(policy, name, &kept)),
+            Self::Own(own) => own,
+        };
         let mut refused = None;
-        for name in own.filter_map(|name| name.parse::<Reference>().ok()) {
-            match name.ask(|name| self.check_name(policy, image, name)) {
+        for reference in own {
+            match reference.ask(|name| check(policy, name, &kept)) {
                 Ok(()) => return Ok(()),
                 Err(why) => refused = refused.or(Some(why)),
             }
         }
-        // Nothing but the default can speak for an image without any name.
-        let nameless = trust::Name {
+        // Nothing but the default can speak for what has no name.
+        let nameless = Name {
             repository: "",
             tag: None,
             digest: None,
         };
-        refused.map_or_else(|| self.check_name(policy, image, &nameless), Err)
+        refused.map_or_else(|| check(policy, &nameless, &kept), Err)
     }
+}
 
-    fn check_name(&self, policy: &Policy, image: &Image, name: &trust::Name<'_>) -> Result<()> {
-        if !policy.needs_signatures(name)? {
-            return Ok(());
-        }
-        let record = self.puller.store.image(&image.id)?;
-        let (manifests, signatures) = signatures::evidence(&self.puller.store, &record);
-        let mut refused: Option<Refused> = None;
-        for manifest in &manifests {
-            let evidence = Evidence {
-                manifest,
-                signatures: &signatures,
-            };
-            match policy.check(name, &evidence) {
-                Ok(()) => return Ok(()),
-                Err(why) => refused = Some(why),
-            }
-        }
-        // An image that a peer made may have no manifest that we read: there is nothing that could
-        // be signed.
-        let nothing = Evidence {
-            manifest: b"",
-            signatures: &[],
+fn check(policy: &Policy, name: &Name<'_>, kept: &impl Fn() -> Result<Kept>) -> Result<()> {
+    if !policy.needs_signatures(name)? {
+        return Ok(());
+    }
+    let (manifests, signatures) = kept()?;
+    let mut refused: Option<Refused> = None;
+    for manifest in &manifests {
+        let evidence = Evidence {
+            manifest,
+            signatures: &signatures,
         };
-        match refused {
-            Some(why) => Err(Error::Refused(why)),
-            None => Ok(policy.check(name, &nothing)?),
+        match policy.check(name, &evidence) {
+            Ok(()) => return Ok(()),
+            Err(why) => refused = Some(why),
         }
+    }
+    // An image that a peer made may have no manifest that we read: there is nothing that could be
+    // signed.
+    let nothing = Evidence {
+        manifest: b"",
+        signatures: &[],
+    };
+    match refused {
+        Some(why) => Err(Error::Refused(why)),
+        None => Ok(policy.check(name, &nothing)?),
     }
 }

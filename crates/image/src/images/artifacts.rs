@@ -7,7 +7,6 @@ use std::time::Duration;
 use storage::StoredArtifact;
 
 use super::{Images, Shared, names};
-use trust::Evidence;
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
@@ -84,43 +83,6 @@ impl Images {
         };
         let files = &self.0.puller.files;
         Ok(files.run(move || artifact.data(limit)).await?)
-    }
-
-    /// As [`Images::allowed`], for an artifact.
-    ///
-    /// # Errors
-    /// [`Error::Refused`], [`Error::Policy`].
-    pub async fn artifact_allowed(
-        &self,
-        artifact: &Artifact,
-        user_specified: &str,
-        namespace: &str,
-    ) -> Result<()> {
-        let (shared, namespace) = (Arc::clone(&self.0), namespace.to_owned());
-        let own = artifact.repo_tags.iter().chain(&artifact.repo_digests);
-        let own = own.filter_map(|name| name.parse().ok());
-        let names: Vec<Reference> = match user_specified.parse() {
-            Ok(named) => vec![named],
-            Err(_) => own.collect(),
-        };
-        let ask = move || {
-            let policy = shared.puller.options.policy_of(&namespace)?;
-            let mut refused = None;
-            // An artifact's signatures are asked for at its pull and not kept: a policy that needs
-            // one refuses it here.
-            let unsigned = Evidence {
-                manifest: b"",
-                signatures: &[],
-            };
-            for name in names {
-                match name.ask(|name| policy.check(name, &unsigned)) {
-                    Ok(()) => return Ok(()),
-                    Err(error) => refused = Some(error),
-                }
-            }
-            refused.map_or(Ok(()), |error| Err(error.into()))
-        };
-        self.0.puller.files.run(ask).await
     }
 
     pub(super) async fn prune_artifacts(&self, age: Duration) {

@@ -13,6 +13,7 @@ use super::tree::{Result, Tree};
 use super::{Blobs, Content};
 use crate::limits;
 use crate::manifest::{DOCKER_MANIFEST, null_is_default};
+use crate::reference::Reference;
 
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
@@ -69,21 +70,7 @@ pub(super) fn find(tree: &Tree, location: &Location) -> Result<(Content, Vec<Str
 
 /// docker writes the names of its own registry without their host.
 fn docker_name(tag: &str) -> String {
-    use crate::reference::ImageName;
-    match tag.parse() {
-        Ok(ImageName::Full(full)) => full.to_string(),
-        Ok(ImageName::Short(_)) => {
-            let path = if tag.contains('/') {
-                tag.to_owned()
-            } else {
-                format!("library/{tag}")
-            };
-            format!("docker.io/{path}")
-                .parse::<crate::Reference>()
-                .map_or_else(|_| tag.to_owned(), |full| full.to_string())
-        }
-        Err(_) => tag.to_owned(),
-    }
+    Reference::normalized(tag).map_or_else(|_| tag.to_owned(), |full| full.to_string())
 }
 
 fn digest(tree: &Tree, path: &str) -> Result<(Digest, u64)> {

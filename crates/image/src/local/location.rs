@@ -1,19 +1,22 @@
-//! `TRANSPORT:PATH[:WHICH]` (containers-transports(5)).
+//! `TRANSPORT:PATH[:WHICH]`, or `containers-storage:[DRIVER@ROOT]IMAGE` (containers-transports(5)).
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use storage::Driver;
+
 use crate::error::{Error, Result};
 
-/// Files of the node that hold images, and which of them is meant.
+/// Files or a store of the node that hold images, and which of them is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     /// How the files are laid out.
     pub transport: Transport,
-    /// The directory or archive; absolute.
+    /// The directory or archive, or the store's graph root; absolute.
     pub path: PathBuf,
-    /// A name, a tag or `@` with a number from 0 on, where there may be several images.
+    /// A name, a tag or `@` with a number from 0 on, where there may be several images; of a store's a
+    /// name or an ID.
     pub which: Option<String>,
 }
 
@@ -28,10 +31,14 @@ pub enum Transport {
     DockerArchive,
     /// A directory with `manifest.json` and blobs side by side, as skopeo writes it.
     Dir,
+    /// Another store of containers/storage, podman's for one.
+    ContainersStorage(Driver),
 }
 
+const CONTAINERS_STORAGE: &str = "containers-storage";
+
 impl Transport {
-    const ALL: [Self; 4] = [Self::Oci, Self::OciArchive, Self::DockerArchive, Self::Dir];
+    const OF_FILES: [Self; 4] = [Self::Oci, Self::OciArchive, Self::DockerArchive, Self::Dir];
 
     /// Its name in references and in `policy.json`.
     #[must_use]
@@ -41,6 +48,7 @@ impl Transport {
             Self::OciArchive => "oci-archive",
             Self::DockerArchive => "docker-archive",
             Self::Dir => "dir",
+            Self::ContainersStorage(_) => CONTAINERS_STORAGE,
         }
     }
 }
@@ -49,21 +57,15 @@ impl Location {
     /// Whether a text has one of these transports in front.
     #[must_use]
     pub fn is_one(text: &str) -> bool {
-        split(text).is_some()
+        split(text).is_some() || in_store(text).is_some()
     }
 
-    /// Asks the policy.
-    pub(crate) fn is_allowed_by(&self, policy: &trust::Policy) -> Result<()> {
+    /// The path without links, as policies have it.
+    pub(super) fn real_path(&self) -> Result<String> {
         let real = self.path.canonicalize();
         let real = real.map_err(|error| self.error(error.to_string()))?;
-        let Some(path) = real.to_str() else {
-            return Err(self.error("its path is not UTF-8"));
-        };
-        Ok(policy.check_files(&trust::Files {
-            transport: self.transport.name(),
-            path,
-            which: self.which.as_deref(),
-        })?)
+        let real = real.into_os_string().into_string();
+        real.map_err(|_| self.error("its path is not UTF-8"))
     }
 
     /// The one of a bundle's images that is meant.
@@ -105,10 +107,42 @@ impl Location {
 }
 
 fn split(text: &str) -> Option<(Transport, &str)> {
-    Transport::ALL.into_iter().find_map(|transport| {
+    Transport::OF_FILES.into_iter().find_map(|transport| {
         let rest = text.strip_prefix(transport.name())?.strip_prefix(':')?;
         Some((transport, rest))
     })
+}
+
+/// What follows `containers-storage:`.
+fn in_store(text: &str) -> Option<&str> {
+    text.strip_prefix(CONTAINERS_STORAGE)?.strip_prefix(':')
+}
+
+impl Location {
+    /// Reads `[DRIVER@ROOT+RUNROOT:OPTIONS]IMAGE`; driver, run root and options may be missing, and the
+    /// last two are of no use to who only reads.
+    fn of_store(text: &str) -> Result<Self, String> {
+        let words = "a store is named by [DRIVER@ROOT], an image of it follows";
+        let inner = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let (store, which) = inner.ok_or(words)?;
+        let (driver, places) = match store.split_once('@') {
+            Some((driver, places)) => (driver.parse()?, places),
+            None => (Driver::Overlay, store),
+        };
+        let places = places.split_once(':').map_or(places, |(places, _)| places);
+        let root = places.split_once('+').map_or(places, |(root, _)| root);
+        if !root.starts_with('/') {
+            return Err("the path is not absolute".to_owned());
+        }
+        if which.is_empty() {
+            return Err(words.to_owned());
+        }
+        Ok(Self {
+            transport: Transport::ContainersStorage(driver),
+            path: root.into(),
+            which: Some(which.to_owned()),
+        })
+    }
 }
 
 impl FromStr for Location {
@@ -119,6 +153,9 @@ impl FromStr for Location {
             reference: text.to_owned(),
             reason: reason.to_owned(),
         };
+        if let Some(in_store) = in_store(text) {
+            return Self::of_store(in_store).map_err(|reason| bad(&reason));
+        }
         let (transport, rest) =
             split(text).ok_or_else(|| bad("it names no transport of local files"))?;
         // A directory of that kind has one image: a colon is part of its path.
@@ -142,10 +179,15 @@ impl FromStr for Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.transport.name(), self.path.display())?;
-        self.which
-            .as_ref()
-            .map_or(Ok(()), |which| write!(f, ":{which}"))
+        let (name, path) = (self.transport.name(), self.path.display());
+        match (self.transport, &self.which) {
+            (Transport::ContainersStorage(driver), which) => {
+                let which = which.as_deref().unwrap_or_default();
+                write!(f, "{name}:[{}@{path}]{which}", driver.name())
+            }
+            (_, Some(which)) => write!(f, "{name}:{path}:{which}"),
+            (_, None) => write!(f, "{name}:{path}"),
+        }
     }
 }
 
@@ -171,6 +213,12 @@ mod tests {
                 Some("localhost:5000/x:v1"),
             ),
             ("dir:/a:b", Transport::Dir, "/a:b", None),
+            (
+                "containers-storage:[vfs@/a]b.io/c:1",
+                Transport::ContainersStorage(Driver::Vfs),
+                "/a",
+                Some("b.io/c:1"),
+            ),
         ] {
             let location: Location = text.parse().unwrap();
             assert_eq!(location.transport, transport);
@@ -181,8 +229,27 @@ mod tests {
     }
 
     #[test]
+    fn a_store_is_named_as_peers_do() {
+        for text in [
+            "containers-storage:[overlay@/a]b:1",
+            "containers-storage:[/a]b:1",
+            "containers-storage:[overlay@/a+/run/a]b:1",
+            "containers-storage:[overlay@/a+/run/a:overlay.mountopt=nodev,x=[y]b:1",
+        ] {
+            let location: Location = text.parse().unwrap();
+            assert_eq!(location.to_string(), "containers-storage:[overlay@/a]b:1");
+        }
+    }
+
+    #[test]
     fn others_are_refused() {
         for text in [
+            "containers-storage:b:1",
+            "containers-storage:[btrfs@/a]b:1",
+            "containers-storage:[@/a]b:1",
+            "containers-storage:[a]b:1",
+            "containers-storage:[overlay@/a]",
+            "containers-storage:[overlay@/a",
             "busybox",
             "oci",
             "oci:",
@@ -195,5 +262,6 @@ mod tests {
         }
         assert!(!Location::is_one("ocient/app:v1"));
         assert!(Location::is_one("dir:/a"));
+        assert!(Location::is_one("containers-storage:x"));
     }
 }

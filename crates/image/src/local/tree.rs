@@ -68,44 +68,59 @@ impl Tree {
 
     /// Opens a file of the bundle.
     pub(super) fn open(&self, path: &str) -> Result<Section> {
+        self.find(path)?.ok_or_else(|| {
+            let why = match self {
+                Self::Directory(_) => "no such file",
+                Self::Archive { .. } => "not in the archive",
+            };
+            why.to_owned()
+        })
+    }
+
+    /// The same; `None` where it is not there.
+    fn find(&self, path: &str) -> Result<Option<Section>> {
         match self {
             Self::Directory(dir) => {
                 // A FIFO must not keep us.
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                let opened = dir.open_beneath(Path::new(path), flags, 0);
-                let file = File::from(opened.map_err(|error| error.to_string())?);
+                let opened = match dir.open_beneath(Path::new(path), flags, 0) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    opened => opened.map_err(|error| error.to_string())?,
+                };
+                let file = File::from(opened);
                 let about = file.metadata().map_err(|error| error.to_string())?;
                 if !about.is_file() {
                     return Err("not a regular file".to_owned());
                 }
-                Ok(Section {
+                Ok(Some(Section {
                     file: Arc::new(file),
                     offset: 0,
                     left: about.len(),
-                })
+                }))
             }
             Self::Archive { file, members } => {
-                let (offset, left) = place(members, Path::new(path))?;
-                Ok(Section {
+                let found = place(members, Path::new(path))?;
+                Ok(found.map(|(offset, left)| Section {
                     file: Arc::clone(file),
                     offset,
                     left,
-                })
+                }))
             }
         }
     }
 
     /// Reads a small file of the bundle.
     pub(super) fn bytes(&self, path: &str, limit: usize) -> Result<Bytes> {
-        let say = |reason: String| format!("{path}: {reason}");
-        let section = self.open(path).map_err(say)?;
-        if section.left > limit as u64 {
-            return Err(say(format!("larger than {limit} bytes")));
-        }
-        let mut bytes = Vec::new();
-        let read = section.take(limit as u64).read_to_end(&mut bytes);
-        read.map_err(|error| say(error.to_string()))?;
-        Ok(bytes.into())
+        let section = self.open(path);
+        let read = section.and_then(|section| section.bytes(limit));
+        read.map_err(|reason| format!("{path}: {reason}"))
+    }
+
+    /// The same; `None` where it is not there.
+    pub(super) fn bytes_if_there(&self, path: &str, limit: usize) -> Result<Option<Bytes>> {
+        let section = self.find(path);
+        let read = section.and_then(|found| found.map(|it| it.bytes(limit)).transpose());
+        read.map_err(|reason| format!("{path}: {reason}"))
     }
 }
 
@@ -113,6 +128,16 @@ impl Section {
     /// Bytes that are left.
     pub(super) fn size(&self) -> u64 {
         self.left
+    }
+
+    fn bytes(self, limit: usize) -> Result<Bytes> {
+        if self.left > limit as u64 {
+            return Err(format!("larger than {limit} bytes"));
+        }
+        let mut bytes = Vec::new();
+        let read = self.take(limit as u64).read_to_end(&mut bytes);
+        read.map_err(|error| error.to_string())?;
+        Ok(bytes.into())
     }
 }
 
@@ -204,13 +229,13 @@ fn normal(beside: &Path, path: &Path) -> Result<PathBuf> {
     Ok(normal)
 }
 
-fn place(members: &HashMap<PathBuf, Place>, path: &Path) -> Result<(u64, u64)> {
+fn place(members: &HashMap<PathBuf, Place>, path: &Path) -> Result<Option<(u64, u64)>> {
     let mut path = normal(Path::new(""), path)?;
     for _ in 0..limits::ARCHIVE_LINKS {
         match members.get(&path) {
-            Some(Place::Data { offset, size }) => return Ok((*offset, *size)),
+            Some(Place::Data { offset, size }) => return Ok(Some((*offset, *size))),
             Some(Place::Link(target)) => path.clone_from(target),
-            None => return Err("not in the archive".to_owned()),
+            None => return Ok(None),
         }
     }
     Err("too many links".to_owned())

@@ -16,6 +16,7 @@ use crate::error::{Error, Result, chain};
 use crate::manifest::{Descriptor, OCI_MANIFEST};
 use crate::progress::{LayerState, LayerTracker, Tracker};
 use crate::reference::Reference;
+use crate::signatures;
 
 impl Puller {
     /// Fetches the blobs that the store lacks and stores the artifact; returns its ID, the digits of
@@ -67,6 +68,7 @@ impl Puller {
                 media_type: OCI_MANIFEST.to_owned(),
                 blobs,
                 needed,
+                signatures: signatures::encode(&fetched.signatures),
             })
         };
         self.files.run(put).await?;

@@ -74,10 +74,10 @@ impl Downloads {
                 Err(Cut::Fatal(error)) => return Err(error),
                 Err(Cut::Resume(error)) => error,
             };
-            fruitless = if transfer.offset > before {
-                0
-            } else {
-                fruitless + 1
+            // A byte at a time would never end.
+            fruitless = match transfer.offset - before {
+                limits::FRUITFUL_BYTES.. => 0,
+                _ => fruitless + 1,
             };
             if fruitless >= limits::FRUITLESS_RESUMES {
                 return Err(error);

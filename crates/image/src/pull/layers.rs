@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures_util::future::{Either, join3, ready};
+use futures_util::future::{Either, join, join3, ready};
 use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, UnpackLimits};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -17,7 +17,7 @@ use crate::client::Session;
 use crate::decompress;
 use crate::decrypt::{Decryptor, Secret};
 use crate::error::{Error, Result, chain};
-use crate::local::{Bundle, Counted};
+use crate::local::{Counted, Local, Stored};
 use crate::manifest::Descriptor;
 use crate::pipe::{self, Stopped};
 use crate::progress::{LayerState, LayerTracker, Tracker};
@@ -36,8 +36,15 @@ pub(super) struct Wanted {
 pub(super) enum Blobs {
     /// Registries, the best first.
     Registry(Vec<Arc<Session>>),
-    /// Files of the node.
-    Local(Arc<Bundle>),
+    /// The node itself.
+    Local(Arc<Local>),
+}
+
+impl Blobs {
+    /// Whether they are what is left of blobs that were decrypted and decompressed.
+    pub(super) fn are_plain(&self) -> bool {
+        matches!(self, Self::Local(local) if matches!(**local, Local::Stored(_)))
+    }
 }
 
 /// A layer that is unpacked.
@@ -218,7 +225,11 @@ impl Stage {
                 let downloading = downloads.blob(sessions, &descriptor, pieces, tracker);
                 (compressed, Either::Left(downloading))
             }
-            Blobs::Local(bundle) => {
+            Blobs::Local(local) => {
+                let bundle = match &**local {
+                    Local::Files(bundle) => bundle,
+                    Local::Stored(_) => return self.copy(local, descriptor, layer.diff_id).await,
+                };
                 let counted = Counted::new(bundle.blob(&digest)?, Arc::clone(tracker));
                 (
                     blob::of_file(counted, &digest),
@@ -260,6 +271,48 @@ impl Stage {
             }),
         }
     }
+}
+
+impl Stage {
+    /// What another store has: the archive itself, whose digest is checked by the store.
+    async fn copy(
+        self,
+        local: &Arc<Local>,
+        descriptor: Descriptor,
+        diff_id: Digest,
+    ) -> Result<Unpacked> {
+        let (writer, plain) = pipe::pipe();
+        let local = Arc::clone(local);
+        let writing = move || match &*local {
+            Local::Stored(stored) => write(stored, &diff_id, writer),
+            Local::Files(_) => Err(Error::Interrupted),
+        };
+        let (store, limits) = (self.store, self.limits);
+        let writing = self.inflate.run(writing);
+        let unpacking = self.unpack.run(move || store.unpack(plain, limits));
+        let (written, unpacked) = join(writing, unpacking).await;
+        // A writer fails whose reader has gone, a reader whose writer has; only one says why.
+        let staged = match (written, unpacked) {
+            (Err(error), Err(storage::Error::Read(_))) => return Err(error),
+            (_, Err(error)) => return Err(layer_error(&descriptor.digest, error)),
+            (written, Ok(staged)) => written.map(|()| staged)?,
+        };
+        Ok(Unpacked {
+            staged,
+            compression: Compression::None,
+            // That it was this blob is the other store's word.
+            whole: false,
+            toc: None,
+        })
+    }
+}
+
+fn write(stored: &Stored, diff_id: &Digest, into: pipe::Writer) -> Result<()> {
+    let mut filling = into.filling();
+    stored.write_layer(diff_id, &mut filling)?;
+    let ended = filling.finish().and_then(|()| into.end());
+    // Its reader has gone, and knows why.
+    ended.map_err(|_| Error::Interrupted)
 }
 
 /// Why inflating failed.

@@ -1,17 +1,18 @@
-//! Loading an image from files of the node, for preloading: no registry is asked.
+//! Loading an image from files or another store of the node, for preloading: no registry is asked.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use storage::{Digest, ImageId};
 use sys::pool::Pool;
+use trust::{Evidence, Policy};
 
-use super::fetch::{self, Origin};
+use super::fetch::{self, Fetched, Origin};
 use super::layers::Blobs;
 use super::{Puller, Tracker};
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::local::{Bundle, Location};
+use crate::local::{Local, Location};
 use crate::reference::Reference;
 
 /// What to load.
@@ -32,15 +33,15 @@ pub struct Loaded {
     pub names: Vec<String>,
 }
 
-/// A bundle whose small files are read on a pool.
+/// An image whose small parts are read on a pool.
 struct Opened<'a> {
-    bundle: Arc<Bundle>,
+    local: Arc<Local>,
     files: &'a Pool,
 }
 
 impl Origin for Opened<'_> {
     fn name(&self) -> String {
-        self.bundle.location().to_string()
+        self.local.location().to_string()
     }
 
     fn digest(&self) -> Option<&Digest> {
@@ -48,15 +49,15 @@ impl Origin for Opened<'_> {
     }
 
     async fn manifest(&self, digest: Option<&Digest>) -> Result<Bytes> {
-        let (bundle, digest) = (Arc::clone(&self.bundle), digest.cloned());
-        let read = move || bundle.manifest(digest.as_ref(), limits::MANIFEST_BYTES);
+        let (local, digest) = (Arc::clone(&self.local), digest.cloned());
+        let read = move || local.manifest(digest.as_ref(), limits::MANIFEST_BYTES);
         self.files.run(read).await
     }
 
     async fn small_blob(&self, digest: &Digest, limit: usize) -> Result<Bytes> {
-        let (bundle, digest) = (Arc::clone(&self.bundle), digest.clone());
+        let (local, digest) = (Arc::clone(&self.local), digest.clone());
         self.files
-            .run(move || bundle.small_blob(&digest, limit))
+            .run(move || local.small_blob(&digest, limit))
             .await
     }
 }
@@ -68,33 +69,60 @@ impl Puller {
         let options = self.options.clone();
         let opened = self.files.run(move || {
             let policy = options.policy_of("")?;
-            let bundle = Bundle::open(&location, options.unpack_limits, &options.temporary)?;
-            bundle.location().is_allowed_by(&policy)?;
-            Ok::<_, Error>(bundle)
+            let local = Local::open(&location, options.unpack_limits, &options.temporary)?;
+            let needed = local.ask(|local| policy.local_needs_signatures(local))?;
+            Ok::<_, Error>((local, needed.then_some(policy)))
         });
-        let bundle = Arc::new(opened.await?);
+        let (local, policy) = opened.await?;
+        let local = Arc::new(local);
         let names = if names.is_empty() {
-            bundle.names.clone()
+            local.names()
         } else {
             names
         };
         if names.is_empty() {
             let reason = "it says no name with a host: give it one";
-            return Err(bundle.location().error(reason));
+            return Err(local.location().error(reason));
         }
         let opened = Opened {
-            bundle: Arc::clone(&bundle),
+            local: Arc::clone(&local),
             files: &self.files,
         };
         let fetched = fetch::image(&opened, &self.options.platform).await?;
         if fetched.is_artifact {
-            return Err(bundle.location().error("it is an artifact, not an image"));
+            return Err(local.location().error("it is an artifact, not an image"));
         }
-        let tracker = Arc::new(Tracker::new(bundle.location().to_string()));
+        let signed = Arc::clone(&local);
+        let add = move || with_signatures(fetched, &signed, policy.as_ref());
+        let fetched = self.files.run(add).await?;
+        let tracker = Arc::new(Tracker::new(local.location().to_string()));
         let id = self
-            .store_image(&names, fetched, Blobs::Local(bundle), &tracker)
+            .store_image(&names, fetched, Blobs::Local(local), &tracker)
             .await?;
         let names = names.iter().map(Reference::stored_name).collect();
         Ok(Loaded { id, names })
     }
+}
+
+/// Adds the signatures that are there, if `policy` allows it with them: one that asks for any.
+fn with_signatures(
+    mut fetched: Fetched,
+    local: &Local,
+    policy: Option<&Policy>,
+) -> Result<Fetched> {
+    match (local.signatures(&fetched.manifest_digest), policy) {
+        (Ok(signatures), _) => fetched.signatures = signatures,
+        (Err(error), Some(_)) => return Err(error),
+        (Err(error), None) => {
+            tracing::warn!(%error, "signatures that are not needed can't be had");
+        }
+    }
+    if let Some(policy) = policy {
+        let evidence = Evidence {
+            manifest: &fetched.manifest_bytes,
+            signatures: &fetched.signatures,
+        };
+        local.ask(|local| policy.check_local(local, &evidence))?;
+    }
+    Ok(fetched)
 }

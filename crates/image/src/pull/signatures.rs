@@ -3,7 +3,7 @@
 //!
 //! They are those of the manifest that is run: of an index's, the one that was chosen, as with
 //! containers/image. They are looked for where `registries.d` says for the registry that is asked, a
-//! mirror's own; the reference that they have to be for is the one that was meant, whatever mirror
+//! mirror's own, or in that registry where it keeps signatures itself; the reference that they have to be for is the one that was meant, whatever mirror
 //! has the image.
 
 use std::fs::File;
@@ -23,9 +23,12 @@ use crate::reference::Reference;
 use crate::signatures::exceed_limits;
 
 mod attachments;
+mod kept;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use attachments::parse as parse_attachments;
+#[cfg(feature = "fuzzing")]
+pub(crate) use kept::parse as parse_signature_list;
 
 /// What decides about a pull's images.
 #[derive(Debug)]
@@ -37,9 +40,9 @@ pub(super) struct Trust {
 impl Trust {
     /// Reads policy and `registries.d`: both may have changed since the last pull.
     pub(super) fn load(options: &Options, namespace: &str) -> Result<Self> {
-        let dir = &options.registries_d;
+        let dir = options.registries_d();
         let sources = Sources::load(dir).map_err(|error| Error::Config {
-            path: dir.clone(),
+            path: dir.to_owned(),
             reason: chain(&error),
         })?;
         Ok(Self {
@@ -94,12 +97,17 @@ impl Puller {
         trust: &Trust,
     ) -> Result<Vec<Signature>> {
         let at = &session.source().reference;
-        let lookaside = at.ask(|name| trust.sources.lookaside(name));
-        let lookaside = lookaside.map_err(|reason| Error::Config {
-            path: self.options.registries_d.clone(),
-            reason,
-        })?;
-        let mut found = self.of_lookaside(&lookaside, at.path(), digest).await?;
+        let mut found = match kept::fetch(session, digest).await? {
+            Some(kept) => kept,
+            None => {
+                let lookaside = at.ask(|name| trust.sources.lookaside(name));
+                let lookaside = lookaside.map_err(|reason| Error::Config {
+                    path: self.options.registries_d().to_owned(),
+                    reason,
+                })?;
+                self.of_lookaside(&lookaside, at.path(), digest).await?
+            }
+        };
         if at.ask(|name| trust.sources.use_attachments(name)) {
             found.extend(attachments::fetch(session, digest).await?);
         }

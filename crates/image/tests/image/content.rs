@@ -236,18 +236,61 @@ async fn a_layer_that_is_not_distributed_is_taken_from_the_registry_or_refused()
 }
 
 #[tokio::test]
-async fn a_bomb_is_defused() {
+async fn a_bomb_of_any_compression_is_defused() {
     let zeros = vec![0; 8 << 20];
-    let made = ImageMaker::new()
-        .layer(&[Entry::file("zeros", 0o644, zeros)])
-        .build();
-    assert!(made.layers()[0].bytes().len() < 100_000);
-    let served = made.clone();
-    let registry = Fake::start(move |asked| fake::image(&served, asked));
-    let node = Node::with(&registry.conf(), |options| {
-        options.unpack_limits.bytes = 1 << 20
+    for compression in [
+        Compression::Gzip,
+        Compression::Zstd,
+        Compression::Bzip2,
+        Compression::Xz,
+    ] {
+        let made = ImageMaker::new()
+            .compression(compression)
+            .layer(&[Entry::file("zeros", 0o644, zeros.clone())])
+            .build();
+        assert!(made.layers()[0].bytes().len() < 100_000);
+        let served = made.clone();
+        let registry = Fake::start(move |asked| fake::image(&served, asked));
+        let node = Node::with(&registry.conf(), |options| {
+            options.unpack_limits.bytes = 1 << 20;
+        });
+        let error = node.pull(&registry.reference("app:1")).await.unwrap_err();
+        assert!(matches!(*error, Error::BadLayer { .. }), "{error}");
+        assert!(
+            error.to_string().contains("1048576"),
+            "{compression:?}: {error}"
+        );
+        assert!(node.leftovers().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn layers_that_never_end_or_are_too_many_are_refused() {
+    let made = maker().build();
+    let (served, endless) = (made.clone(), made.layers()[1].digest().to_owned());
+    let registry = Fake::start(move |asked| match asked.path.ends_with(&endless) {
+        true => Reply::Endless,
+        false => fake::image(&served, asked),
     });
+    let node = Node::new(&registry.conf());
     let error = node.pull(&registry.reference("app:1")).await.unwrap_err();
     assert!(matches!(*error, Error::BadLayer { .. }), "{error}");
+    assert!(error.to_string().contains("more"), "{error}");
     assert!(node.leftovers().is_empty());
+    let many = |count: usize| {
+        manifest(&made, |manifest| {
+            let layer = manifest["layers"][0].clone();
+            manifest["layers"] = json!(vec![layer; count]);
+        })
+    };
+    let text = refused(&made, many(501), None).await;
+    assert!(text.contains("more than 500 layers"), "{text}");
+    // So many are a matter of the configuration.
+    let text = refused(&made, many(500), None).await;
+    assert!(text.contains("500 layers, but 2 diff IDs"), "{text}");
+    let large = manifest(&made, |manifest| {
+        manifest["layers"][0]["size"] = json!(u64::MAX);
+    });
+    let text = refused(&made, large, None).await;
+    assert!(text.contains("larger than allowed"), "{text}");
 }

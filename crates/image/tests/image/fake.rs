@@ -2,10 +2,15 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::image_maker::MadeImage;
 
@@ -38,6 +43,8 @@ pub(crate) enum Reply {
     Stall(Vec<u8>, usize),
     /// As [`Reply::Full`], at some ten megabytes per second.
     Slow(u16, Vec<(&'static str, String)>, Vec<u8>),
+    /// A body of that length, a byte every ten milliseconds.
+    Trickle(Vec<u8>),
     /// A body that never ends.
     Endless,
     /// Not even headers.
@@ -65,6 +72,31 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn start(handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_with(None, handler)
+    }
+
+    /// With TLS, by files of PEM.
+    pub(crate) fn start_tls(
+        certificate: &Path,
+        key: &Path,
+        handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let chain = CertificateDer::pem_file_iter(certificate).unwrap();
+        let key = PrivateKeyDer::from_pem_file(key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.map(Result::unwrap).collect(), key)
+            .unwrap();
+        Self::start_with(Some(Arc::new(config)), handler)
+    }
+
+    fn start_with(
+        tls: Option<Arc<ServerConfig>>,
+        handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let handler: Arc<Handler> = Arc::new(handler);
@@ -77,7 +109,15 @@ impl Fake {
                 }
                 let (handler, log, ends) =
                     (Arc::clone(&handler), Arc::clone(&log), Arc::clone(&ends));
-                thread::spawn(move || serve(stream, &*handler, &log, &ends));
+                let tls = tls.clone();
+                thread::spawn(move || match tls {
+                    None => serve(stream, &*handler, &log, &ends),
+                    Some(config) => {
+                        let session = ServerConnection::new(config).unwrap();
+                        let stream = StreamOwned::new(session, stream);
+                        serve(stream, &*handler, &log, &ends);
+                    }
+                });
             }
         });
         Self { addr, asked, over }
@@ -136,7 +176,24 @@ pub(crate) fn image(image: &MadeImage, asked: &Asked) -> Reply {
     Reply::status(404)
 }
 
-fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Asked>>, over: &AtomicBool) {
+/// With TLS or without.
+trait Stream: Read + Write {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for StreamOwned<ServerConnection, TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        &self.sock
+    }
+}
+
+fn serve(stream: impl Stream, handler: &Handler, log: &Mutex<Vec<Asked>>, over: &AtomicBool) {
     let mut reader = BufReader::new(stream);
     while let Some(asked) = read(&mut reader) {
         log.lock().unwrap().push(asked.clone());
@@ -147,7 +204,7 @@ fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Asked>>, over: &A
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
+fn read(reader: &mut BufReader<impl Stream>) -> Option<Asked> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace().map(str::to_owned);
@@ -177,7 +234,7 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
 }
 
 /// `None` if the connection ends.
-fn answer(stream: &mut TcpStream, reply: Reply, over: &AtomicBool) -> Option<()> {
+fn answer(stream: &mut impl Stream, reply: Reply, over: &AtomicBool) -> Option<()> {
     let head = |status: u16, headers: &[(&str, String)], length: usize| {
         let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n");
         for (name, value) in headers {
@@ -218,6 +275,23 @@ fn answer(stream: &mut TcpStream, reply: Reply, over: &AtomicBool) -> Option<()>
             stream.write_all(&body).ok()?;
             wait(stream, over)
         }
+        Reply::Trickle(body) => {
+            stream
+                .write_all(head(200, &[], body.len()).as_bytes())
+                .ok()?;
+            for byte in body {
+                if over.load(Ordering::SeqCst) {
+                    return None;
+                }
+                stream.write_all(&[byte]).ok()?;
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "a slow network is what is tested"
+                )]
+                thread::sleep(Duration::from_millis(10));
+            }
+            Some(())
+        }
         Reply::Endless => {
             stream
                 .write_all(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -234,8 +308,9 @@ fn answer(stream: &mut TcpStream, reply: Reply, over: &AtomicBool) -> Option<()>
 }
 
 /// Until the client or the test has gone.
-fn wait(stream: &mut TcpStream, over: &AtomicBool) -> Option<()> {
+fn wait(stream: &mut impl Stream, over: &AtomicBool) -> Option<()> {
     stream
+        .socket()
         .set_read_timeout(Some(Duration::from_millis(200)))
         .ok()?;
     while !over.load(Ordering::SeqCst) {

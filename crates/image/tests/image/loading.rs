@@ -48,6 +48,15 @@ fn layout(node: &Node, images: &[(&str, &MadeImage)]) -> PathBuf {
     dir
 }
 
+/// What `skopeo copy … dir:PATH` writes.
+pub(crate) fn directory(path: &Path, image: &MadeImage) {
+    write(&path.join("version"), "Directory Transport Version: 1.1\n");
+    write(&path.join("manifest.json"), image.manifest());
+    for part in image.layers().iter().chain([image.config()]) {
+        write(&path.join(hex(part.digest())), part.bytes());
+    }
+}
+
 /// The entries of what `docker save` writes, with the second layer by a link to it.
 fn saved(image: &MadeImage, list: Option<Value>) -> Vec<Entry> {
     let [one, two] = image.layers() else { panic!() };
@@ -65,7 +74,7 @@ fn saved(image: &MadeImage, list: Option<Value>) -> Vec<Entry> {
     ]
 }
 
-async fn load(node: &Node, location: &str, names: &[&str]) -> Result<Loaded, Error> {
+pub(crate) async fn load(node: &Node, location: &str, names: &[&str]) -> Result<Loaded, Error> {
     let names = names.iter().map(|name| name.parse().unwrap()).collect();
     let location = location.parse().unwrap();
     node.images.load(LoadRequest { location, names }).await
@@ -76,15 +85,7 @@ async fn every_layout_of_an_image_is_loaded() {
     let image = made();
     let node = Node::new("");
     let dir = layout(&node, &[("a.io/oci:1", &image)]);
-    let skopeo = node.path("skopeo");
-    write(
-        &skopeo.join("version"),
-        "Directory Transport Version: 1.1\n",
-    );
-    write(&skopeo.join("manifest.json"), image.manifest());
-    for part in image.layers().iter().chain([image.config()]) {
-        write(&skopeo.join(hex(part.digest())), part.bytes());
-    }
+    directory(&node.path("skopeo"), &image);
     write(&node.path("saved.tar"), archive(&saved(&image, None)));
     let packed = compress(&archive(&saved(&image, None)), Compression::Gzip);
     write(&node.path("saved.tar.gz"), packed);

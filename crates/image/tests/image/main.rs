@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 // Included, not depended on: the crate that they are in depends on this one.
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
+#[path = "../../../testkit/src/cosign.rs"]
+mod cosign;
 #[allow(
     dead_code,
     unused_imports,
@@ -37,4 +40,5 @@ mod sharing;
 mod signatures;
 mod signatures_by_tools;
 mod sources;
+mod stored;
 mod support;

@@ -132,6 +132,37 @@ async fn a_stalled_layer_goes_on_at_the_next_source() {
 }
 
 #[tokio::test]
+async fn a_registry_that_trickles_is_left_for_the_next_or_given_up() {
+    let made = image();
+    let served = made.clone();
+    let slow = Fake::start(move |asked| match is_layer(asked, &served) {
+        true => Reply::Trickle(served.layers()[0].bytes().to_vec()),
+        false => fake::image(&served, asked),
+    });
+    let served = made.clone();
+    let good = Fake::start(move |asked| fake::image(&served, asked));
+    let hurry = |options: &mut crioxide_image::Options| {
+        options.pull_progress_timeout = Duration::from_secs(1);
+        options.minimum_rate = 10_000;
+    };
+    let started = Instant::now();
+    let alone = Node::with(&slow.conf(), hurry);
+    let error = alone.pull(&slow.reference("app:1")).await.unwrap_err();
+    assert!(error.to_string().contains("bytes per second"), "{error}");
+    assert!(alone.leftovers().is_empty());
+    let conf = format!(
+        "[[registry]]\nlocation = \"{}\"\ninsecure = true\n[[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n",
+        good.host(),
+        slow.host()
+    );
+    let node = Node::with(&conf, hurry);
+    node.pull(&good.reference("app:1")).await.unwrap();
+    assert_eq!(good.count(made.layers()[0].digest()), 1);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(60), "{took:?}");
+}
+
+#[tokio::test]
 async fn silence_is_bounded() {
     let registry = Fake::start(|_| Reply::Hang);
     let node = Node::with(&registry.conf(), |options| {

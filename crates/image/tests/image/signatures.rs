@@ -13,7 +13,11 @@ use crate::registry::Registry;
 use crate::signer::{Gpg, payload};
 use crate::support::Node;
 
+mod artifacts;
+mod certified;
+mod files;
 mod kept;
+mod of_registry;
 mod places;
 
 const SIGNER: &str = "signer@x.io";

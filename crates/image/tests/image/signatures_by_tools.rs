@@ -16,7 +16,7 @@ const SIGNER: &str = "signer@x.io";
 
 #[allow(clippy::print_stderr, reason = "a skipped test says why")]
 /// The tree's place, or `None` with a word why these tests can't run.
-fn tree() -> Option<PathBuf> {
+pub(crate) fn tree() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let tree = std::env::var_os("CRIOXIDE_DEBIAN13")
         .map_or_else(|| root.join(".build/debian13"), PathBuf::from);
@@ -30,7 +30,7 @@ fn tree() -> Option<PathBuf> {
 /// Runs a shell script in the tree: `$D` is the node's directory, `$R` the registry, `$GNUPGHOME`
 /// the signer's keys, `store REF` a name in the node's store.
 #[track_caller]
-fn in_tree(node: &Node, registry: &Registry, gpg: &Gpg, script: &str) -> (bool, String) {
+pub(crate) fn in_tree(node: &Node, registry: &Registry, gpg: &Gpg, script: &str) -> (bool, String) {
     let in_debian13 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/in-debian13");
     let (dir, home) = (node.dir.path().display(), gpg.home().display());
     let prelude = format!(
@@ -143,6 +143,25 @@ async fn what_skopeo_signs_with_gpg_is_trusted_and_goes_through_the_store_both_w
     let digest = tools.made.digest().replace(':', "=");
     let sent = node.path(&format!("lookaside/signed@{digest}/signature-1"));
     assert_eq!(kept, fs::read(sent).unwrap());
+
+    // What it wrote beside files is trusted where it is loaded.
+    let loading = Node::new("");
+    let mut wanted = tools.signed_by();
+    wanted["signedIdentity"] = json!({"type": "exactReference", "dockerReference": signed});
+    loading.set_policy(json!([wanted]));
+    let out = format!("dir:{}", node.path("out").display());
+    crate::loading::load(&loading, &out, &[&signed])
+        .await
+        .unwrap();
+    loading.set_policy(json!([tools.signed_by()]));
+    let found = loading.images.find(&signed).await.unwrap().unwrap();
+    loading.images.allowed(&found, &signed, "").await.unwrap();
+    fs::remove_file(node.path("out/signature-1")).unwrap();
+    loading.set_policy(json!([wanted]));
+    let error = crate::loading::load(&loading, &out, &[&signed])
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("no signature exists"), "{error}");
 
     // What skopeo puts into a store we trust in turn.
     let other = Node::new(&tools.registry.registries_conf());

@@ -43,8 +43,7 @@ impl Store {
         skip: &[PathBuf],
         to: W,
     ) -> Result<(Diff, W), Error> {
-        let upper = self.writable_dir(id)?;
-        let upper = upper.ok_or_else(|| Error::NoLayer(id.clone()))?;
+        let upper = self.upper(id)?;
         let mut export = Export {
             root: Dir::open(&upper).at("open", &upper)?,
             upper,
@@ -64,8 +63,7 @@ impl Store {
     /// [`Error::ContainerUnknown`], [`Error::NoLayer`], [`Error::Io`]; `ENOTEMPTY` where it has
     /// changes already.
     pub fn fill(&self, id: &ContainerId, changes: StagedLayer) -> Result<(), Error> {
-        let upper = self.writable_dir(id)?;
-        let upper = upper.ok_or_else(|| Error::NoLayer(id.clone()))?;
+        let upper = self.upper(id)?;
         let diff = changes.staging.diff();
         if !changes.has_root {
             let like = fs::metadata(&upper).at("stat", &upper)?;
@@ -76,6 +74,19 @@ impl Store {
         }
         // Takes the place of an empty directory in one step.
         rustix::fs::rename(&diff, &upper).at("rename", &diff)
+    }
+
+    /// Where a container's changes are, and they alone.
+    fn upper(&self, id: &ContainerId) -> Result<PathBuf, Error> {
+        let upper = self.writable_dir(id)?;
+        let upper = upper.ok_or_else(|| Error::NoLayer(id.clone()))?;
+        if self.driver().keeps_whole_trees() {
+            return Err(Error::Unsuitable {
+                path: upper,
+                reason: "its driver can't tell what a container has changed".to_owned(),
+            });
+        }
+        Ok(upper)
     }
 }
 

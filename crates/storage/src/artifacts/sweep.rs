@@ -1,7 +1,8 @@
-//! Blobs that nothing refers to any more. All under the lock.
+//! Blobs that nothing refers to any more, and signatures of what is gone. All under the lock.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::Layout;
@@ -16,12 +17,16 @@ impl Layout {
         let doomed = self.reachable([gone.clone()].into_iter())?;
         let needed = self.reachable(index.entries().map(|(digest, _)| digest))?;
         for digest in doomed.difference(&needed) {
-            self.remove_blob(digest.algorithm(), digest.hex())?;
+            remove_file(&self.blob(digest))?;
+        }
+        if !needed.contains(gone) {
+            remove_file(&self.signatures().join(gone.hex()))?;
         }
         Ok(())
     }
 
-    /// Removes all blobs that no artifact has, unless they are younger than `age`.
+    /// Removes all blobs that no artifact has, and signatures of none, unless they are younger than
+    /// `age`. Says how many blobs.
     pub(super) fn sweep(&self, index: &Index, age: Duration) -> Result<usize, Error> {
         let needed = self.reachable(index.entries().map(|(digest, _)| digest))?;
         let Some(before) = SystemTime::now().checked_sub(age) else {
@@ -29,27 +34,14 @@ impl Layout {
         };
         let mut removed = 0;
         for algorithm in ["sha256", "sha512"] {
-            let dir = self.dir.join("blobs").join(algorithm);
-            let entries = match fs::read_dir(&dir) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                entries => entries.at("read", &dir)?,
-            };
-            for entry in entries {
-                let entry = entry.at("read", &dir)?;
-                let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
-                    continue;
-                };
-                let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else {
-                    continue;
-                };
-                let modified = entry.metadata().and_then(|of| of.modified());
-                if needed.contains(&digest) || modified.at("stat", entry.path())? > before {
-                    continue;
-                }
-                self.remove_blob(algorithm, &name)?;
-                removed += 1;
-            }
+            let of = |name: &str| format!("{algorithm}:{name}").parse().ok();
+            let unneeded = |name: &str| of(name).is_some_and(|digest| !needed.contains(&digest));
+            removed += sweep_dir(&self.dir.join("blobs").join(algorithm), before, unneeded)?;
         }
+        // Ours alone: what is no digest a death left there.
+        let of = |name: &str| format!("sha256:{name}").parse().ok();
+        let unneeded = |name: &str| of(name).is_none_or(|digest| !needed.contains(&digest));
+        sweep_dir(&self.signatures(), before, unneeded)?;
         Ok(removed)
     }
 
@@ -75,12 +67,38 @@ impl Layout {
         }
         Ok(seen)
     }
+}
 
-    fn remove_blob(&self, algorithm: &str, hex: &str) -> Result<(), Error> {
-        let path = self.dir.join("blobs").join(algorithm).join(hex);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed.at("remove", path),
+/// Removes the files of a directory that are unneeded by their name and were last changed before that
+/// time.
+fn sweep_dir(
+    dir: &Path,
+    before: SystemTime,
+    unneeded: impl Fn(&str) -> bool,
+) -> Result<usize, Error> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        entries => entries.at("read", dir)?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry.at("read", dir)?;
+        if !entry.file_name().to_str().is_some_and(&unneeded) {
+            continue;
         }
+        let modified = entry.metadata().and_then(|of| of.modified());
+        if modified.at("stat", entry.path())? <= before {
+            remove_file(&entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// What is not there is removed already.
+pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.at("remove", path),
     }
 }

@@ -28,6 +28,15 @@ fn staged(store: &ArtifactStore, bytes: &[u8]) -> StagedBlob {
 }
 
 fn put(store: &ArtifactStore, name: &str, blobs: &[&[u8]]) -> Result<Digest, Error> {
+    put_signed(store, name, blobs, b"")
+}
+
+fn put_signed(
+    store: &ArtifactStore,
+    name: &str,
+    blobs: &[&[u8]],
+    signatures: &[u8],
+) -> Result<Digest, Error> {
     let manifest = manifest(blobs);
     let digest = Digest::of(&manifest);
     store.put(NewArtifact {
@@ -40,6 +49,7 @@ fn put(store: &ArtifactStore, name: &str, blobs: &[&[u8]]) -> Result<Digest, Err
             .iter()
             .map(|bytes| (Digest::of(bytes), bytes.len() as u64))
             .collect(),
+        signatures: signatures.to_vec(),
     })?;
     Ok(digest)
 }
@@ -104,12 +114,51 @@ fn what_was_not_put_leaves_nothing_and_what_is_missing_is_not_put() {
         media_type: MANIFEST.to_owned(),
         blobs: vec![staged(&store, b"{}")],
         needed: vec![(Digest::of(b"gone"), 4)],
+        signatures: Vec::new(),
     });
     assert!(matches!(missing, Err(Error::NoBlob(_))), "{missing:?}");
     assert!(names(&store).is_empty());
     assert_eq!(store.prune(Duration::from_secs(3600)).unwrap(), 0);
     assert_eq!(store.prune(Duration::ZERO).unwrap(), 2);
     assert_eq!(blobs(dir.path()), 0);
+}
+
+#[test]
+fn signatures_are_those_of_the_last_put_and_go_with_the_artifact() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let kept = || {
+        let list = store.list().unwrap();
+        let of = list.iter().map(|one| one.signatures(10).unwrap());
+        of.collect::<Vec<_>>()
+    };
+    let files = || fs::read_dir(dir.path().join("artifacts/signatures")).unwrap();
+    let blobs: &[&[u8]] = &[b"{}", b"one"];
+    let digest = put_signed(&store, "a.io/x:1", blobs, b"first").unwrap();
+    put_signed(&store, "a.io/x:2", blobs, b"second").unwrap();
+    assert_eq!(kept(), [b"second", b"second"]);
+    let list = store.list().unwrap();
+    assert!(matches!(
+        list[0].signatures(5),
+        Err(Error::TooLarge { limit: 5, .. })
+    ));
+    store.remove(&digest, Some("a.io/x:1")).unwrap();
+    assert_eq!(kept(), [b"second"]);
+    store.remove(&digest, None).unwrap();
+    assert_eq!(files().count(), 0);
+
+    // One that is pulled again without any has none.
+    put_signed(&store, "a.io/x:1", blobs, b"third").unwrap();
+    put(&store, "a.io/x:1", blobs).unwrap();
+    assert_eq!(kept(), [b""]);
+    // A peer removes the artifact, and knows nothing of signatures.
+    put_signed(&store, "a.io/x:1", blobs, b"fourth").unwrap();
+    fs::remove_file(dir.path().join("artifacts/index.json")).unwrap();
+    store.prune(Duration::from_secs(3600)).unwrap();
+    assert_eq!(files().count(), 1);
+    fs::write(dir.path().join("artifacts/signatures/.tmp-left"), "x").unwrap();
+    store.prune(Duration::ZERO).unwrap();
+    assert_eq!(files().count(), 0);
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! A layer's files against the entries of its archive: kinds, owners, permissions, times, and that
-//! nothing is there that no entry made.
+//! A layer's files against the entries of its archive: kinds, owners, permissions, times, extended
+//! attributes, and that nothing is there that no entry made.
 //!
 //! An entry whose path leads through a symbolic link of the layer is not compared, nor are
-//! permissions of hard links (the tools that unpack differ there) and times of directories.
+//! permissions and extended attributes of hard links (the tools that unpack differ there) and times of
+//! directories.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -13,6 +14,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Stat};
 use sys::beneath::Dir;
 
+use super::extended::{self, Attributes};
 use crate::error::Context;
 use crate::record::LayerRecord;
 use crate::tar::{Entry, Kind, Source, Stream};
@@ -24,12 +26,14 @@ pub(super) fn compare(store: &Store, layer: &LayerRecord) -> Result<Option<Strin
     if layer.is_mapped() {
         return Ok(None);
     }
-    let diff = store.paths().layer(&layer.id).join("diff");
+    let diff = store.paths().files(&layer.id);
     let expected = expected(store, layer)?;
     let root = Dir::open(&diff).at("open", &diff)?;
     let mut found = BTreeMap::new();
     walk(&root, &mut found).at("read", &diff)?;
-    Ok(differs(&expected, &found))
+    let users_kept = extended::are_users_kept(&root).at("read", &diff)?;
+    let whole = store.driver().keeps_whole_trees();
+    Ok(differs(&expected, &found, users_kept, whole))
 }
 
 /// The last word of an archive about a path.
@@ -44,6 +48,22 @@ enum Wish {
 }
 
 type Expected = BTreeMap<Vec<u8>, Wish>;
+
+/// What is there under a path.
+struct There {
+    stat: Stat,
+    /// Where a symbolic link leads.
+    target: Vec<u8>,
+    extended: Attributes,
+}
+
+impl There {
+    fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+}
+
+type Found = BTreeMap<Vec<u8>, There>;
 
 fn expected(store: &Store, layer: &LayerRecord) -> Result<Expected, Error> {
     let (reader, writer) = io::pipe().at("make", "a pipe")?;
@@ -135,7 +155,7 @@ fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// What is there, by path; follows no link.
-fn walk(root: &Dir, found: &mut BTreeMap<Vec<u8>, (Stat, Vec<u8>)>) -> io::Result<()> {
+fn walk(root: &Dir, found: &mut Found) -> io::Result<()> {
     let mut waiting = vec![Vec::new()];
     while let Some(path) = waiting.pop() {
         let here: &OsStr = if path.is_empty() {
@@ -158,18 +178,24 @@ fn walk(root: &Dir, found: &mut BTreeMap<Vec<u8>, (Stat, Vec<u8>)>) -> io::Resul
             } else {
                 Vec::new()
             };
-            found.insert(path, (stat, target));
+            let extended = extended::read(&dir, &name)?;
+            let there = There {
+                stat,
+                target,
+                extended,
+            };
+            found.insert(path, there);
         }
     }
     Ok(())
 }
 
-fn differs(expected: &Expected, found: &BTreeMap<Vec<u8>, (Stat, Vec<u8>)>) -> Option<String> {
+/// `whole`: what is there has the files of the layers below, too.
+fn differs(expected: &Expected, found: &Found, users_kept: bool, whole: bool) -> Option<String> {
     let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
     let is_symlink = |path: &[u8]| {
-        found
-            .get(path)
-            .is_some_and(|(stat, _)| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+        let there = found.get(path);
+        there.is_some_and(|there| there.kind() == FileType::Symlink)
     };
     let mut parents: HashSet<&[u8]> = HashSet::new();
     // Where links of the layer lead entries elsewhere, what is there is not known to be wrong.
@@ -184,18 +210,30 @@ fn differs(expected: &Expected, found: &BTreeMap<Vec<u8>, (Stat, Vec<u8>)>) -> O
         if path.is_empty() {
             continue;
         }
-        let Some((stat, target)) = found.get(path) else {
+        if whole && matches!(wish, Wish::Whiteout) {
+            match found.get(path) {
+                None => continue,
+                Some(_) => return Some(format!("{} is there", shown(path))),
+            }
+        }
+        let Some(there) = found.get(path) else {
             return Some(format!("{} is missing", shown(path)));
         };
-        if let Some(what) = differing(wish, stat, target) {
+        if let Some(what) = differing(wish, there) {
             return Some(format!("{} has another {what}", shown(path)));
+        }
+        if let Wish::Entry(entry) = wish
+            && let Some(key) = extended::differing(entry, there.kind(), &there.extended, users_kept)
+        {
+            let path = shown(path);
+            return Some(format!("{path} has another extended attribute {key}"));
         }
     }
     let unexpected = found
         .keys()
         .find(|path| !expected.contains_key(*path) && !parents.contains(path.as_slice()));
     match unexpected {
-        Some(path) if !led_elsewhere => Some(format!("{} is in no archive", shown(path))),
+        Some(path) if !led_elsewhere && !whole => Some(format!("{} is in no archive", shown(path))),
         _ => None,
     }
 }
@@ -206,8 +244,8 @@ fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     slashes.map(|(at, _)| &path[..at])
 }
 
-fn differing(wish: &Wish, stat: &Stat, target: &[u8]) -> Option<&'static str> {
-    let kind = FileType::from_raw_mode(stat.st_mode);
+fn differing(wish: &Wish, there: &There) -> Option<&'static str> {
+    let (kind, stat, target) = (there.kind(), &there.stat, &there.target);
     let entry = match wish {
         Wish::Whiteout => {
             let is_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
@@ -242,7 +280,7 @@ fn differing(wish: &Wish, stat: &Stat, target: &[u8]) -> Option<&'static str> {
             has_time && i128::from(stat.st_mtime) != i128::from(entry.modified.0),
             "time",
         ),
-        (kind == FileType::Symlink && target != entry.link, "target"),
+        (kind == FileType::Symlink && *target != entry.link, "target"),
         (is_device && stat.st_rdev != device, "device number"),
     ];
     differences

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::path::Path;
 
 use sys::beneath::Dir;
 
@@ -73,12 +74,7 @@ impl Store {
 
     fn missing_parts(&self, layer: &LayerRecord) -> Result<Vec<String>, Error> {
         let dir = self.paths().layer(&layer.id);
-        let mut parts = vec![dir.join("diff"), dir.join("link")];
-        parts.push(dir.join(if layer.parent.is_some() {
-            "lower"
-        } else {
-            "empty"
-        }));
+        let mut parts = self.driver().parts(&dir, layer.parent.is_some());
         if !layer.diff_digest.is_empty() {
             parts.push(self.paths().tar_split(&layer.id));
         }
@@ -98,12 +94,13 @@ impl Store {
     /// holds the lock until both are there.
     fn layers_without_record(&self, findings: &mut Findings) -> Result<(), Error> {
         let layers = self.0.layers.hold()?;
-        for overlay in self.paths().own_overlays() {
-            let dir = Dir::open(&overlay).at("open", &overlay)?;
-            for (name, _) in dir.entries().at("list", &overlay)? {
+        for home in self.paths().own_homes() {
+            let all = self.driver().layers(&home);
+            let dir = Dir::open(&all).at("open", &all)?;
+            for (name, _) in dir.entries().at("list", &all)? {
                 let known = |name: &str| layers.snapshot.get(name).is_some();
                 if driver::is_layer_name(&name) && !name.to_str().is_some_and(known) {
-                    findings.add(Item::Leftover(overlay.join(name)), "no record names it");
+                    findings.add(Item::Leftover(all.join(name)), "no record names it");
                 }
             }
         }
@@ -155,12 +152,16 @@ impl Store {
     /// # Errors
     /// [`Error::Io`], of kind `InvalidData` where a file has changed.
     pub fn write_layer(&self, id: &LayerId, archive: impl Write) -> Result<(), Error> {
-        let path = self.paths().tar_split(id);
-        let tar_split = File::open(&path).at("open", &path)?;
-        let diff = self.paths().layer(id).join("diff");
-        let dir = Dir::open(&diff).at("open", &diff)?;
-        tar_split::assemble(tar_split, &dir, archive).at("assemble", diff)
+        let files = self.paths().files(id);
+        assemble(&self.paths().tar_split(id), &files, archive)
     }
+}
+
+/// Writes the archive that a tar-split and a directory of files make.
+pub(crate) fn assemble(tar_split: &Path, files: &Path, archive: impl Write) -> Result<(), Error> {
+    let tar_split = File::open(tar_split).at("open", tar_split)?;
+    let dir = Dir::open(files).at("open", files)?;
+    tar_split::assemble(tar_split, &dir, archive).at("assemble", files)
 }
 
 #[derive(Default)]

@@ -82,14 +82,15 @@ impl Store {
         };
         layers.rows.push(Arc::new(record));
         layers.save(Half::Volatile)?;
-        let made = driver::make_writable(self.paths(), &id, parent.as_ref(), container.id_map)
-            .and_then(|()| {
-                layers
-                    .get_mut(id.as_str())
-                    .expect("pushed above")
-                    .mark_complete();
-                layers.save(Half::Volatile)
-            });
+        let driver = self.driver();
+        let made = driver.make_writable(self.paths(), &id, parent.as_ref(), container.id_map);
+        let made = made.and_then(|()| {
+            layers
+                .get_mut(id.as_str())
+                .expect("pushed above")
+                .mark_complete();
+            layers.save(Half::Volatile)
+        });
         if let Err(error) = made {
             self.undo_layer(layers, &id);
             return Err(error);

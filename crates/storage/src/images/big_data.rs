@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::error::Context;
 use crate::record::{BigData, ImageRecord};
-use crate::{Digest, Error, ImageId, Store, driver, limits};
+use crate::{Digest, Error, Image, ImageId, Store, driver, limits};
 
 impl Store {
     /// An item of an image: its manifest, its configuration.
@@ -18,31 +18,13 @@ impl Store {
     /// [`Error::NoBigData`], [`Error::ImageUnknown`], [`Error::Io`].
     pub fn big_data(&self, id: &ImageId, key: &str) -> Result<Vec<u8>, Error> {
         let image = self.image(id)?;
-        let absent = || Error::NoBigData {
-            image: id.clone(),
-            key: key.to_owned(),
-        };
-        if !image.big_data.iter().any(|(known, _)| known == key) {
-            return Err(absent());
-        }
         let dir = if image.read_only {
             self.additional_record(id)?.map(|(_, dir)| dir)
         } else {
             None
         };
         let dir = dir.unwrap_or_else(|| self.paths().own_image(id));
-        let path = dir.join(file_name(key)?);
-        let mut bytes = Vec::new();
-        match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(absent()),
-            file => {
-                let file = file.at("open", &path)?;
-                file.take(limits::BIG_DATA_BYTES)
-                    .read_to_end(&mut bytes)
-                    .at("read", &path)?;
-                Ok(bytes)
-            }
-        }
+        read_item(&dir, &image, key)
     }
 
     /// Writes items durably and enters them in the record, which the caller saves afterwards.
@@ -68,6 +50,29 @@ impl Store {
         sys::durable::replace_all(&dir, &files, 0o600).at("write", &dir)?;
         let parent = self.paths().table("images");
         sys::durable::sync_dir(&parent).at("sync", parent)
+    }
+}
+
+/// Reads an item of an image whose items are in `dir`.
+pub(crate) fn read_item(dir: &Path, image: &Image, key: &str) -> Result<Vec<u8>, Error> {
+    let absent = || Error::NoBigData {
+        image: image.id.clone(),
+        key: key.to_owned(),
+    };
+    if !image.big_data.iter().any(|(known, _)| known == key) {
+        return Err(absent());
+    }
+    let path = dir.join(file_name(key)?);
+    let mut bytes = Vec::new();
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(absent()),
+        file => {
+            let file = file.at("open", &path)?;
+            file.take(limits::BIG_DATA_BYTES)
+                .read_to_end(&mut bytes)
+                .at("read", &path)?;
+            Ok(bytes)
+        }
     }
 }
 

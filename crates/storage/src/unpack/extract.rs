@@ -373,7 +373,7 @@ impl Extractor {
     }
 
     fn remember_times(&mut self, entry: &Entry, path: Vec<u8>) -> Result<(), Error> {
-        self.directory_bytes += path.len();
+        self.directory_bytes += path.len() + REMEMBERED_BYTES;
         if self.directory_bytes > limits::DIRECTORY_PATH_BYTES {
             let limit = limits::DIRECTORY_PATH_BYTES as u64;
             return Err(Error::TooLarge {
@@ -386,6 +386,9 @@ impl Extractor {
         Ok(())
     }
 }
+
+/// Bytes that a remembered directory takes beside its path, the allocation's own included.
+const REMEMBERED_BYTES: usize = 96;
 
 /// The order matters: a new owner takes set-user-ID bits and file capabilities away.
 fn complete_file(entry: &Entry, file: &File) -> io::Result<()> {
@@ -423,8 +426,13 @@ fn complete_by_name(entry: &Entry, dir: &Dir, name: &OsStr) -> io::Result<()> {
     dir.set_times(name, timespec(accessed), timespec(entry.modified))
 }
 
-/// What an archive may set: capabilities and users' own. `trusted.*` is how overlay itself keeps
-/// whiteouts and redirects, labels are the host's to give.
+/// Whether an archive may set this extended attribute: capabilities and users' own. `trusted.*` is how
+/// overlay itself keeps whiteouts and redirects, labels are the host's to give.
+pub(crate) fn may_set(key: &[u8]) -> bool {
+    let users = key.starts_with(b"user.") && !key.starts_with(b"user.overlay.");
+    (users || key == b"security.capability") && !key.contains(&0)
+}
+
 fn xattrs(entry: &Entry) -> io::Result<impl Iterator<Item = (&[u8], &[u8])>> {
     if entry.xattrs.len() > limits::XATTRS {
         return Err(io::Error::new(
@@ -432,16 +440,13 @@ fn xattrs(entry: &Entry) -> io::Result<impl Iterator<Item = (&[u8], &[u8])>> {
             "too many extended attributes",
         ));
     }
-    Ok(entry.xattrs.iter().filter_map(|(key, value)| {
-        let users = key.starts_with(b"user.") && !key.starts_with(b"user.overlay.");
-        let allowed = users || key == b"security.capability";
-        (allowed && !key.contains(&0)).then_some((key.as_slice(), value.as_slice()))
-    }))
+    let allowed = entry.xattrs.iter().filter(|(key, _)| may_set(key));
+    Ok(allowed.map(|(key, value)| (key.as_slice(), value.as_slice())))
 }
 
 /// A user's attribute that the file system (or the kind of file) can't have is left out, as peers
 /// do; a capability is not.
-fn tolerate(key: &[u8], set: io::Result<()>) -> io::Result<()> {
+pub(crate) fn tolerate(key: &[u8], set: io::Result<()>) -> io::Result<()> {
     match set {
         Err(error)
             if key.starts_with(b"user.")

@@ -165,6 +165,89 @@ fn changed_attributes_and_files_that_nobody_packed_are_found() {
 }
 
 #[test]
+fn changed_extended_attributes_are_found_and_the_hosts_own_are_let_be() {
+    let capability = |bits: u8| {
+        let mut value = [0; 20];
+        (value[0], value[3], value[5]) = (1, 2, bits);
+        value
+    };
+    let set = |path: &Path, key: &str, value: &[u8]| {
+        rustix::fs::lsetxattr(path, key, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    let remove = |path: &Path, key: &str| rustix::fs::lremovexattr(path, key).unwrap();
+    let net_raw = capability(0x20);
+    type Change<'a> = &'a dyn Fn(&Path);
+    let changes: [(Change<'_>, &str); 8] = [
+        (
+            &|diff| set(&diff.join("d/ping"), "security.capability", &capability(4)),
+            "d/ping has another extended attribute security.capability",
+        ),
+        (
+            &|diff| remove(&diff.join("d/ping"), "security.capability"),
+            "d/ping has another extended attribute security.capability",
+        ),
+        (
+            &|diff| set(&diff.join("d/plain"), "security.capability", &net_raw),
+            "d/plain has another extended attribute security.capability",
+        ),
+        (
+            &|diff| set(&diff.join("d/ping"), "user.mine", b"no"),
+            "d/ping has another extended attribute user.mine",
+        ),
+        (
+            &|diff| remove(&diff.join("d"), "user.d"),
+            "d has another extended attribute user.d",
+        ),
+        (
+            &|diff| set(&diff.join("d/plain"), "user.added", b""),
+            "d/plain has another extended attribute user.added",
+        ),
+        (
+            &|diff| {
+                set(
+                    &diff.join("d/plain"),
+                    "user.containers.override_stat",
+                    b"0:0:0644",
+                )
+            },
+            "",
+        ),
+        (
+            &|diff| set(&diff.join("d/plain"), "trusted.theirs", b"x"),
+            "",
+        ),
+    ];
+    for (change, told) in changes {
+        let store = TestStore::new();
+        let tar = Archive::default()
+            .pax(&[
+                ("SCHILY.xattr.user.d", b"1"),
+                ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+            ])
+            .dir("d")
+            .pax(&[
+                ("SCHILY.xattr.user.mine", b"yes"),
+                ("SCHILY.xattr.security.capability", &net_raw),
+                ("SCHILY.xattr.security.selinux", b"label"),
+            ])
+            .file("d/ping", "x")
+            .file("d/plain", "x")
+            // One that a link can't have is not missing.
+            .pax(&[("SCHILY.xattr.user.l", b"1")])
+            .symlink("l", "d")
+            .end();
+        let layer = store.layer(&tar, None);
+        assert_eq!(check(&store.store, Depth::Attributes), []);
+        change(&store.diff(&layer));
+        assert_eq!(check(&store.store, Depth::Content), [], "{told}");
+        let damages = check(&store.store, Depth::Attributes);
+        let reasons: Vec<_> = damages.iter().map(|one| one.reason.as_str()).collect();
+        let expected: &[&str] = if told.is_empty() { &[] } else { &[told] };
+        assert_eq!(reasons, expected);
+    }
+}
+
+#[test]
 fn what_is_missing_is_found_without_reading_and_removed() {
     type Change = fn(&Two);
     let changes: [(&str, Change); 5] = [

@@ -7,12 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use crioxide_storage::{
-    ArtifactStore, CheckOptions, ContainerId, Damage, Digest, Error, ImageId, Item, NewArtifact,
-    Store,
+    ArtifactStore, CheckOptions, ContainerId, Damage, Digest, Driver, Error, ImageId, Item,
+    NewArtifact, Store,
 };
 
 use crate::archive::{Archive, base};
-use crate::harness::{TestStore, options, put_image};
+use crate::harness::{TestStore, options_of, put_image};
 use crate::peers::new_container;
 
 const POINTS: [&str; 8] = [
@@ -25,6 +25,12 @@ const POINTS: [&str; 8] = [
     "storage.artifact.blobs",
     "storage.artifact.unnamed",
 ];
+
+/// All of them, with each driver.
+fn points() -> impl Iterator<Item = (&'static str, Driver)> {
+    let with = |point| [(point, Driver::Overlay), (point, Driver::Vfs)];
+    POINTS.into_iter().flat_map(with)
+}
 
 /// A whole life: pull, create, mount, delete, remove.
 fn life(store: &Store) -> Result<(), Error> {
@@ -66,6 +72,7 @@ fn artifact(store: &ArtifactStore) -> Result<(), Error> {
         media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
         blobs: vec![blob.finish(&config)?],
         needed: vec![(config, 2)],
+        signatures: b"signed".to_vec(),
     })?;
     assert_eq!(store.list()?.len(), 1);
     store.remove(&digest, None)
@@ -76,7 +83,9 @@ fn artifact(store: &ArtifactStore) -> Result<(), Error> {
 #[ignore = "run by the tests below, with a store and a fault"]
 fn dying() {
     let dir = std::env::var_os("CRIOXIDE_TEST_STORE").unwrap();
-    let store = Store::open(options(Path::new(&dir))).unwrap();
+    let driver = std::env::var("CRIOXIDE_TEST_DRIVER").unwrap();
+    let options = options_of(driver.parse().unwrap(), Path::new(&dir));
+    let store = Store::open(options).unwrap();
     match life(&store) {
         // A fault that is an error: nothing stays half done, and all of it works a second time.
         Err(error) => {
@@ -110,6 +119,7 @@ fn die(store: &TestStore, fault: &str) -> std::process::ExitStatus {
         .args(["--exact", "faults::dying", "--ignored", "--nocapture"])
         .env("CRIOXIDE_FAULTS", fault)
         .env("CRIOXIDE_TEST_STORE", store.path())
+        .env("CRIOXIDE_TEST_DRIVER", store.store.driver().name())
         .output()
         .unwrap();
     if output.status.code().is_some_and(|code| code != 0) {
@@ -121,8 +131,8 @@ fn die(store: &TestStore, fault: &str) -> std::process::ExitStatus {
 #[test]
 fn killed_at_any_point_the_next_process_starts_clean() {
     use std::os::unix::process::ExitStatusExt;
-    for point in POINTS {
-        let store = TestStore::new();
+    for (point, driver) in points() {
+        let store = TestStore::of(driver);
         let status = die(&store, &format!("{point}=kill"));
         assert_eq!(status.signal(), Some(9), "{point} was not reached");
         let next = store.reopen();
@@ -144,8 +154,8 @@ fn killed_at_any_point_the_next_process_starts_clean() {
 
 #[test]
 fn an_error_at_any_point_leaves_a_whole_store() {
-    for point in POINTS {
-        let store = TestStore::new();
+    for (point, driver) in points() {
+        let store = TestStore::of(driver);
         assert!(die(&store, &format!("{point}=fail")).success(), "{point}");
         assert!(store.staging_is_empty(), "{point}");
     }

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crioxide_storage::{
-    Compression, Digest, Error, Image, ImageId, LayerId, NewImage, NewLayer, Options, StagedLayer,
-    Store, UnpackLimits,
+    Compression, Digest, Driver, Error, Image, ImageId, LayerId, NewImage, NewLayer, Options,
+    StagedLayer, Store, UnpackLimits,
 };
 use tempfile::TempDir;
 
@@ -27,6 +27,18 @@ impl TestStore {
             .unwrap();
         Self {
             store: Store::open(options(dir.path())).unwrap(),
+            dir,
+        }
+    }
+
+    /// One whose layers are kept in another way.
+    pub(crate) fn of(driver: Driver) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("crioxide-store-")
+            .tempdir()
+            .unwrap();
+        Self {
+            store: Store::open(options_of(driver, dir.path())).unwrap(),
             dir,
         }
     }
@@ -52,7 +64,7 @@ impl TestStore {
 
     /// Opens the same store again, as another process would.
     pub(crate) fn reopen(&self) -> Store {
-        Store::open(options(self.path())).unwrap()
+        Store::open(options_of(self.store.driver(), self.path())).unwrap()
     }
 
     pub(crate) fn unpack(&self, tar: &[u8]) -> Result<StagedLayer, Error> {
@@ -77,10 +89,14 @@ impl TestStore {
 
     /// The directory of a layer's files.
     pub(crate) fn diff(&self, layer: &LayerId) -> PathBuf {
-        self.path()
-            .join("root/overlay")
-            .join(layer.as_str())
-            .join("diff")
+        match self.store.driver() {
+            Driver::Overlay => self
+                .path()
+                .join("root/overlay")
+                .join(layer.as_str())
+                .join("diff"),
+            Driver::Vfs => self.path().join("root/vfs/dir").join(layer.as_str()),
+        }
     }
 
     /// An image of those layers, bottom first, under those names.
@@ -89,10 +105,8 @@ impl TestStore {
     }
 
     pub(crate) fn staging_is_empty(&self) -> bool {
-        fs::read_dir(self.path().join("root/overlay/staging"))
-            .unwrap()
-            .next()
-            .is_none()
+        let home = self.path().join("root").join(self.store.driver().name());
+        fs::read_dir(home.join("staging")).unwrap().next().is_none()
     }
 }
 
@@ -110,6 +124,13 @@ pub(crate) fn options(dir: &Path) -> Options {
         mount_options: vec!["nodev".into(), "metacopy=on".into()],
         lock_timeout: Duration::from_secs(60),
         ..Options::new(dir.join("root"), dir.join("run"))
+    }
+}
+
+pub(crate) fn options_of(driver: Driver, dir: &Path) -> Options {
+    Options {
+        driver,
+        ..options(dir)
     }
 }
 

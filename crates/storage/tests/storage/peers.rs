@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crioxide_storage::{CheckOptions, Digest, ImageId, NewContainer};
+use crioxide_storage::{CheckOptions, Digest, Driver, ImageId, NewContainer};
 
 use crate::archive::{Archive, base};
 use crate::harness::{TestStore, gnu_tar, run};
@@ -26,10 +26,16 @@ pub(crate) fn tree() -> Option<PathBuf> {
 fn peer(store: &TestStore, command: &str) -> (bool, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/in-debian13");
     let dir = store.path().to_str().unwrap();
+    let driver = store.store.driver();
+    let options = match driver {
+        Driver::Overlay => ":mountopt=nodev",
+        Driver::Vfs => "",
+    };
+    let driver = driver.name();
     let prelude = format!(
-        "D={dir}; S=\"[overlay@$D/root+$D/run:mountopt=nodev]\"; mkdir -p $D/tmp; export TMPDIR=$D/tmp PODMAN_IGNORE_CGROUPSV1_WARNING=1; \
+        "D={dir}; S=\"[{driver}@$D/root+$D/run{options}]\"; mkdir -p $D/tmp; export TMPDIR=$D/tmp PODMAN_IGNORE_CGROUPSV1_WARNING=1; \
          mkdir -p /etc/containers; echo '{{\"default\":[{{\"type\":\"insecureAcceptAnything\"}}]}}' > $D/policy.json; \
-         podman() {{ command podman --root $D/root --runroot $D/run --storage-driver overlay \
+         podman() {{ command podman --root $D/root --runroot $D/run --storage-driver {driver} \
            --cgroup-manager cgroupfs --events-backend none --tmpdir $D/run/libpod \"$@\"; }}; \
          skopeo() {{ command skopeo --policy $D/policy.json \"$@\"; }}; {command}"
     );
@@ -89,12 +95,17 @@ pub(crate) fn system(tree: &Path) -> Vec<Vec<u8>> {
 
 #[test]
 fn peers_use_check_and_copy_what_we_unpacked() {
+    for driver in [Driver::Overlay, Driver::Vfs] {
+        use_check_and_copy(&TestStore::of(driver));
+    }
+}
+
+fn use_check_and_copy(store: &TestStore) {
     let Some(tree) = tree() else { return };
-    let store = TestStore::new();
     let layers = system(&tree);
     let id = store.image(&layers, &["localhost/ours:1", "localhost/also:1"]);
     let images = peer_ok(
-        &store,
+        store,
         "podman images --no-trunc --format '{{.ID}} {{.Repository}}:{{.Tag}}'",
     );
     assert!(
@@ -105,19 +116,19 @@ fn peers_use_check_and_copy_what_we_unpacked() {
 
     let command = "podman run --rm --network none --cgroups disabled --security-opt seccomp=unconfined \
          localhost/ours:1 /bin/sh -c 'cat /srv/top /etc/middle2; ls /etc /etc/gone; echo > /etc/new'";
-    let seen = peer_ok(&store, command);
+    let seen = peer_ok(store, command);
     assert!(seen.contains("on top\nin the middle\n"), "{seen}");
     assert!(
         seen.contains("new") && !seen.contains("removed") && !seen.contains("file"),
         "{seen}"
     );
 
-    let check = peer_ok(&store, "podman system check 2>&1; echo code $?");
+    let check = peer_ok(store, "podman system check 2>&1; echo code $?");
     assert_eq!(check.trim(), "code 0", "a full check finds nothing");
 
     // The layers come out bit by bit, so they have the digests that they had.
     peer_ok(
-        &store,
+        store,
         "skopeo copy --dest-decompress containers-storage:${S}localhost/ours:1 dir:$D/out",
     );
     for layer in &layers {
@@ -132,20 +143,24 @@ fn peers_use_check_and_copy_what_we_unpacked() {
 
 #[test]
 fn we_list_and_mount_what_peers_put_there() {
+    for driver in [Driver::Overlay, Driver::Vfs] {
+        list_and_mount(&TestStore::of(driver), &TestStore::of(driver));
+    }
+}
+
+fn list_and_mount(theirs: &TestStore, ours: &TestStore) {
     let Some(tree) = tree() else { return };
-    let theirs = TestStore::new();
-    let ours = TestStore::new();
     let layers = system(&tree);
     let id = ours.image(&layers, &["localhost/source:1"]);
     peer_ok(
-        &ours,
+        ours,
         "skopeo copy containers-storage:${S}localhost/source:1 dir:$D/image",
     );
     sys::durable::rename_volatile(&ours.path().join("image"), &theirs.path().join("image"))
         .unwrap();
     assert!(theirs.store.images().unwrap().is_empty());
     peer_ok(
-        &theirs,
+        theirs,
         "skopeo copy dir:$D/image containers-storage:${S}localhost/theirs:2",
     );
 
@@ -186,7 +201,7 @@ fn we_list_and_mount_what_peers_put_there() {
     theirs.store.delete_container(&container.id).unwrap();
 
     // They remove it, and we see that too.
-    peer_ok(&theirs, "podman rmi localhost/theirs:2");
+    peer_ok(theirs, "podman rmi localhost/theirs:2");
     assert!(theirs.store.images().unwrap().is_empty());
     assert_eq!(
         theirs

@@ -46,7 +46,7 @@ fn tree() -> tempfile::TempDir {
 }
 
 /// Everything that matters of a tree, by path.
-fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut listing = BTreeMap::new();
     let mut directories = vec![root.to_owned()];
     let mut inodes = BTreeMap::new();
@@ -70,6 +70,8 @@ fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
                 String::new()
             } else if stat.is_symlink() {
                 fs::read_link(&path).unwrap().display().to_string()
+            } else if !stat.is_file() {
+                format!("device {}", stat.rdev())
             } else {
                 let first = inodes
                     .entry(stat.ino())

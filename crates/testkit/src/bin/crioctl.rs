@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::client::Client;
-use testkit::{bench, critest, demo, kubelet, polls, power_cut, progress, pulls, soak};
+use testkit::{bench, critest, demo, kubelet, load, polls, power_cut, progress, pulls, soak};
 
 use crioxide_testkit as testkit;
 
@@ -33,6 +33,14 @@ enum Command {
     Pull {
         /// The image.
         image: String,
+    },
+    /// Loads an image from files or another store of the node, by the program crioxide beside this.
+    Load {
+        /// As `crioxide load` takes it.
+        source: String,
+        /// A name to give it, for each.
+        #[arg(long)]
+        name: Vec<String>,
     },
     /// Shows an inspect endpoint such as /pulls or /operations.
     Inspect {
@@ -159,6 +167,12 @@ async fn run(arguments: Arguments) -> Result<()> {
         Command::Pull { image } => {
             let client = Client::connect(&arguments.socket).await?;
             println!("{}", progress::pull(&client, &image).await?);
+        }
+        Command::Load { source, name } => {
+            let client = Client::connect(&arguments.socket).await?;
+            let crioxide = testkit::node::binary("crioxide")?;
+            let (id, names) = load::load(&client, &crioxide, &source, &name).await?;
+            println!("{id} {}", names.join(" "));
         }
         Command::Inspect { path } => {
             let client = Client::connect(&arguments.socket).await?;

@@ -114,3 +114,47 @@ async fn an_image_in_use_stays() -> Result<()> {
     f.node.client().images().remove_image(remove).await?;
     f.node.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_crioctl_loads_is_listed_and_runs() -> Result<()> {
+    let f = fixture::without_image(Options::default()).await?;
+    let image = ImageMaker::busybox().build();
+    let files = f.node.dir.join("files");
+    std::fs::create_dir(&files)?;
+    std::fs::write(files.join("version"), "Directory Transport Version: 1.1\n")?;
+    std::fs::write(files.join("manifest.json"), image.manifest())?;
+    for part in image.layers().iter().chain([image.config()]) {
+        let name = part.digest().trim_start_matches("sha256:");
+        std::fs::write(files.join(name), part.bytes())?;
+    }
+    let load = |source: &str, name: &str| -> Result<sys::spawn::Output> {
+        let crioctl = testkit::node::binary("crioctl")?;
+        let program = sys::spawn::Program::new(crioctl, std::time::Duration::from_secs(60));
+        let program = program
+            .arg("--socket")
+            .arg(f.node.socket())
+            .args(["load", source, "--name", name]);
+        Ok(sys::spawn::run(&sys::spawn::Program {
+            env: std::env::vars_os().collect(),
+            ..program
+        })?)
+    };
+    let source = format!("dir:{}", files.display());
+    let loaded = load(&source, "localhost/loaded:1")?;
+    let said = String::from_utf8_lossy(&loaded.stdout).into_owned();
+    assert_eq!(
+        said,
+        format!("{} localhost/loaded:1\n", image.id()),
+        "{loaded:?}"
+    );
+    let pod = f.node.run_pod("loaded").await?;
+    let config = container("main", "localhost/loaded:1", &["true"]);
+    let id = f.node.run(&pod, config).await?;
+    assert_eq!(f.node.exited(&id).await?.exit_code, 0);
+    f.node.remove_pod(&pod).await?;
+    let refused = load("dir:/nonexistent", "localhost/none:1")?;
+    assert!(!refused.status.success());
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(words.contains("No such file"), "{words}");
+    f.node.finish().await
+}

@@ -30,10 +30,11 @@ pub(crate) async fn peer(node: &Node, script: &str) -> Result<String> {
         r#"set -eu; root={root} run={run}; export TMPDIR=/tmp PODMAN_IGNORE_CGROUPSV1_WARNING=1
 mkdir -p /etc/containers
 echo '{{"default":[{{"type":"insecureAcceptAnything"}}]}}' > /etc/containers/policy.json
-podman() {{ command podman --root $root --runroot $run --storage-driver overlay \
+podman() {{ command podman --root $root --runroot $run --storage-driver {driver} \
     --cgroup-manager cgroupfs --events-backend none --tmpdir /tmp/libpod "$@"; }}
-store() {{ echo "containers-storage:[overlay@$root+$run]$1"; }}
+store() {{ echo "containers-storage:[{driver}@$root+$run]$1"; }}
 {script}"#,
+        driver = node.storage_driver(),
         root = node.storage().display(),
         run = node.run_dir.join("storage").display(),
     );

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use testkit::image_maker::ImageMaker;
+use cri::v1;
+use testkit::image_maker::{ArtifactMaker, ImageMaker};
 use testkit::node::Options;
 use testkit::requests::container;
 use testkit::signer::Gpg;
@@ -35,6 +36,108 @@ fn refused<T: std::fmt::Debug>(call: Result<T>, words: &str) -> Result<()> {
     );
     ensure!(status.message().contains(words), "{status:?}");
     Ok(())
+}
+
+const PROFILE: &str = "seccomp-profile.kubernetes.cri-o.io";
+
+/// Where the lookaside of a node has the first signature of a manifest.
+fn place(f: &Fixture, name: &str, digest: &str) -> Result<PathBuf> {
+    let digest = digest.replace(':', "=");
+    let dir = f.node.dir.join(format!("lookaside/{name}@{digest}"));
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir.join("signature-1"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_is_mounted_and_a_profile_obeyed_only_with_a_signature() -> Result<()> {
+    let runtime = std::env::var("CRIOXIDE_TEST_RUNTIME").unwrap_or_else(|_| "runc".to_owned());
+    let f = fixture::without_image(Options {
+        config: format!(
+            "[crio.runtime.runtimes.{runtime}]\nallowed_annotations = [\"{PROFILE}\"]\n"
+        ),
+        ..Options::default()
+    })
+    .await?;
+    let gpg = Gpg::new()?;
+    gpg.key(SIGNER, "ed25519", "never")?;
+    std::fs::create_dir_all(f.node.dir.join("registries.d"))?;
+    let lookaside = f.node.dir.join("lookaside");
+    let sources = format!(
+        "default-docker:\n  lookaside: file://{}\n",
+        lookaside.display()
+    );
+    std::fs::write(f.node.dir.join("registries.d/test.yaml"), sources)?;
+    let image = ImageMaker::busybox().build().digest();
+    std::fs::write(
+        place(&f, "test/busybox", &image)?,
+        gpg.sign_image(SIGNER, &f.image, &image)?,
+    )?;
+    let files = ArtifactMaker::new().file("note", "signed").build();
+    let no_mkdir = serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]});
+    let profile = ArtifactMaker::new()
+        .config_type("application/vnd.cncf.seccomp-profile.config.v1+json")
+        .file("profile.json", no_mkdir.to_string())
+        .build();
+    let mut named = Vec::new();
+    for (name, made) in [("test/files", &files), ("test/profile", &profile)] {
+        f.registry.push_artifact(name, "v1", made)?;
+        let reference = f.registry.reference(name, "v1");
+        // For another's sake: nobody asks for a signature yet.
+        f.node.pull(&reference).await?;
+        named.push((name, reference, made.digest().to_owned()));
+    }
+    f.node.pull(&f.image).await?;
+    ask_for(&f, &gpg, SIGNER)?;
+
+    let mut config = testkit::requests::pod("signed", &f.node.logs());
+    let by_digest = format!("{}/test/profile@{}", f.registry.addr(), profile.digest());
+    config
+        .annotations
+        .insert(format!("{PROFILE}/obeys"), by_digest);
+    let pod = f.node.run_pod_config(config).await?;
+    let sleep = |name: &str| container(name, &f.image, &["sleep", "1000"]);
+    let mounting = |name: &str| {
+        let mut config = sleep(name);
+        config.mounts.push(v1::Mount {
+            container_path: "/files".into(),
+            readonly: true,
+            image: Some(v1::ImageSpec {
+                image: named[0].1.clone(),
+                user_specified_image: named[0].1.clone(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        config
+    };
+    for config in [mounting("mounts"), sleep("obeys")] {
+        let error = f
+            .node
+            .create(&pod, config)
+            .await
+            .err()
+            .context("it is unsigned")?;
+        let text = format!("{error:#}");
+        ensure!(text.contains("SignatureValidationFailed: "), "{text}");
+        ensure!(text.contains("no signature exists"), "{text}");
+    }
+    for (name, reference, digest) in &named {
+        std::fs::write(
+            place(&f, name, digest)?,
+            gpg.sign_image(SIGNER, reference, digest)?,
+        )?;
+        f.node.pull(reference).await?;
+    }
+    std::fs::remove_dir_all(lookaside)?;
+    let mounts = f.node.run(&pod, mounting("mounts")).await?;
+    let seen = f.node.exec(&mounts, &["cat", "/files/note"]).await?;
+    ensure!(seen.stdout == b"signed", "{seen:?}");
+    let obeys = f.node.run(&pod, sleep("obeys")).await?;
+    let denied = f.node.exec(&obeys, &["mkdir", "/made"]).await?;
+    ensure!(denied.exit_code != 0, "{denied:?}");
+    f.node.remove_pod(&pod).await?;
+    f.node.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! Several stores, as `storage.conf` names them: read-only ones beside the daemon's, and a root of its
-//! own for images.
+//! Stores as `storage.conf` describes them: read-only ones beside the daemon's, a root of its own for
+//! images, one without overlay.
 
 use std::fs;
 
@@ -10,6 +10,7 @@ use testkit::node::{Node, Options};
 use testkit::requests::container;
 
 use crate::fixture;
+use crate::peers::{peer, tree};
 
 async fn images(node: &Node) -> Result<Vec<v1::Image>> {
     let request = v1::ListImagesRequest::default();
@@ -150,4 +151,93 @@ async fn images_have_a_root_of_their_own_and_both_file_systems_are_told() -> Res
     });
     assert_eq!(layers.count(), 0);
     f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_driver_vfs_containers_run_and_podman_has_the_same_store() -> Result<()> {
+    let mut f = fixture::with(Options {
+        storage_conf: "[storage]\ndriver = \"vfs\"\n".to_owned(),
+        ..Options::default()
+    })
+    .await?;
+    let info = f.node.client().inspect("/info").await?;
+    assert!(info.contains(r#""storage_driver":"vfs""#), "{info}");
+    let upper = ImageMaker::busybox()
+        .layer(&[
+            Entry::file("mark", 0o644, "mark\n"),
+            Entry::directory("volume", 0o755),
+        ])
+        .build();
+    f.registry.push("test/upper", "1", &upper)?;
+    let reference = f.registry.reference("test/upper", "1");
+    f.node.pull(&reference).await?;
+    let layers = f.node.storage().join("vfs/dir");
+    assert_eq!(fs::read_dir(&layers)?.count(), 2, "a layer of each");
+
+    let pod = f.node.run_pod("whole").await?;
+    let script = "cat /mark /image/mark; echo mine > /mark; sleep 1000";
+    let mut config = container("runs", &reference, &["sh", "-c", script]);
+    config.mounts.push(v1::Mount {
+        container_path: "/image".into(),
+        readonly: true,
+        image: Some(v1::ImageSpec {
+            image: reference.clone(),
+            user_specified_image: reference.clone(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let runs = f.node.run(&pod, config).await?;
+    let script = "until test \"$(cat /mark)\" = mine; do usleep 10000; done; cat /image/mark";
+    let seen = f.node.exec(&runs, &["sh", "-c", script]).await?;
+    assert_eq!(seen.stdout, b"mark\n", "the image is as it was");
+    let other = container("other", &reference, &["cat", "/mark"]);
+    let other = f.node.run(&pod, other).await?;
+    assert_eq!(f.node.exited(&other).await?.exit_code, 0);
+    assert!(f.node.log("whole", "other")?.contains("mark"));
+    f.node.restart().await?;
+    let status = f.node.status(&runs).await?;
+    assert_eq!(status.state, v1::ContainerState::ContainerRunning as i32);
+    let seen = f.node.exec(&runs, &["cat", "/mark"]).await?;
+    assert_eq!(seen.stdout, b"mine\n");
+    let mut calls = f.node.client().images();
+    let usage = calls.image_fs_info(v1::ImageFsInfoRequest {}).await?;
+    let usage = usage.into_inner();
+    let images = f.node.storage().join("vfs-images");
+    assert_eq!(
+        mountpoint(&usage.image_filesystems),
+        images.to_str().unwrap()
+    );
+
+    if tree().is_some() {
+        let script = format!(
+            "podman run --rm --network none --cgroups disabled --security-opt seccomp=unconfined \
+               {reference} cat /mark
+             podman system check
+             command skopeo copy -q $(store {reference}) dir:/tmp/out
+             command skopeo copy -q dir:/tmp/out $(store localhost/theirs:1)"
+        );
+        let said = peer(&f.node, &script).await?;
+        assert!(said.contains("mark"), "{said}");
+        let theirs = container("theirs", "localhost/theirs:1", &["cat", "/mark"]);
+        let theirs = f.node.run(&pod, theirs).await?;
+        assert_eq!(f.node.exited(&theirs).await?.exit_code, 0);
+    }
+    f.node.remove_pod(&pod).await?;
+    for image in images_of(&f.node).await? {
+        let image = Some(v1::ImageSpec {
+            image,
+            ..Default::default()
+        });
+        let request = v1::RemoveImageRequest { image };
+        f.node.client().images().remove_image(request).await?;
+    }
+    assert_eq!(fs::read_dir(&layers)?.count(), 0);
+    assert!(!f.node.storage().join("overlay").try_exists()?);
+    f.node.finish().await
+}
+
+async fn images_of(node: &Node) -> Result<Vec<String>> {
+    let listed = images(node).await?;
+    Ok(listed.into_iter().map(|image| image.id).collect())
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::digest::hex;
 use crate::policy::{Error, Policy};
-use crate::scope::{Files, Name};
+use crate::scope::{Files, Local, Name};
 use crate::signature::{Evidence, Signature};
 use crate::signer::Gpg;
 
@@ -319,22 +319,46 @@ fn keys_are_read_from_files_each_time() {
 }
 
 #[test]
-fn files_of_the_node_are_never_signed() {
-    let policy = load(&json!({"default": reject(), "transports": {
-        "dir": {"/srv": accept(), "/srv/signed": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}]},
-    }}))
+fn files_of_the_node_need_a_signature_for_a_name_that_the_policy_says() {
+    let signed = Signed::new();
+    let good = std::slice::from_ref(&signed.signature);
+    let wanted = |identity: Value| {
+        let mut requirement = signed.requirement(SIGNER);
+        requirement["signedIdentity"] = identity;
+        json!([requirement])
+    };
+    let policy = load(&json!({"default": reject(), "transports": {"dir": {
+        "/srv": accept(),
+        "/srv/signed": [signed.requirement(SIGNER)],
+        "/srv/exact": wanted(json!({"type": "exactReference", "dockerReference": "a.io/b:1"})),
+        "/srv/repository": wanted(json!({"type": "exactRepository", "dockerRepository": "a.io/b"})),
+        "/srv/other": wanted(json!({"type": "exactRepository", "dockerRepository": "a.io/c"})),
+    }}}))
     .unwrap();
-    for (path, words) in [
-        ("/srv/a", ""),
-        ("/srv/signed/a", "no signature exists"),
-        ("/other", "rejected by policy"),
+    let none: &[Signature] = &[];
+    for (path, signatures, words) in [
+        ("/srv/a", none, ""),
+        ("/srv/signed/a", none, "no signature exists"),
+        ("/srv/signed/a", good, "has no name"),
+        ("/srv/exact", none, "no signature exists"),
+        ("/srv/exact", good, ""),
+        ("/srv/repository", good, ""),
+        ("/srv/other", good, "is not accepted"),
+        ("/other", good, "rejected by policy"),
     ] {
-        let files = Files {
+        let files = Local::Files(Files {
             transport: "dir",
             path,
             which: None,
+        });
+        let needed = policy.local_needs_signatures(&files);
+        assert_eq!(needed.is_err(), words == "rejected by policy", "{path}");
+        assert_eq!(needed == Ok(false), path == "/srv/a", "{path}");
+        let evidence = Evidence {
+            manifest: &signed.manifest,
+            signatures,
         };
-        match policy.check_files(&files) {
+        match policy.check_local(&files, &evidence) {
             Ok(()) => assert_eq!(words, "", "{path}"),
             Err(why) => assert!(!words.is_empty() && why.reason.contains(words), "{why}"),
         }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{BUNDLE, CERTIFICATE, CHAIN, SIGNATURE, Sigstore};
+use crate::cosign::{self, ISSUER, LEAF, fulcio_extensions};
 use crate::digest::hex;
 use crate::json::Object;
 use crate::signature::{Attachment, SIGSTORE_SIGNATURE};
@@ -19,8 +20,6 @@ const SHORT: Validity = Validity {
     from: "20240601115500Z",
     until: "20240601120500Z",
 };
-const ISSUER: &str = "https://accounts.x.io";
-const LEAF: &str = "basicConstraints=CA:FALSE\nkeyUsage=critical,digitalSignature\n";
 
 thread_local! {
     /// Of each test its own: keys `signer`, `other`, `rekor`, `log2`; authorities `root` and `root2`;
@@ -44,14 +43,6 @@ fn make_files() -> OpenSsl {
         .issue("middle", Some("root"), authority, LONG)
         .unwrap();
     files
-}
-
-fn fulcio_extensions() -> String {
-    let raw = hex(ISSUER.as_bytes());
-    format!(
-        "{LEAF}extendedKeyUsage=codeSigning\nsubjectAltName=critical,email:joe@x.io\n\
-         1.3.6.1.4.1.57264.1.1=DER:{raw}\n1.3.6.1.4.1.57264.1.8=ASN1:UTF8String:{ISSUER}\n"
-    )
 }
 
 /// Issues a certificate for `leaf`'s key and returns its PEM.
@@ -87,23 +78,13 @@ fn annotate(attachment: &mut Attachment, key: &str, value: impl Into<String>) {
 
 /// A log's entry for an attachment by a key or certificate.
 fn entry(attachment: &Attachment, signer: &str) -> Value {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &attachment.payload);
-    json!({"apiVersion": "0.0.1", "kind": "hashedrekord", "spec": {
-        "data": {"hash": {"algorithm": "sha256", "value": hex(digest.as_ref())}},
-        "signature": {"content": attachment.annotations[SIGNATURE],
-            "publicKey": {"content": STANDARD.encode(signer)}}}})
+    let signature = &attachment.annotations[SIGNATURE];
+    cosign::log_entry(&files(), &attachment.payload, signature, signer).unwrap()
 }
 
 /// The bundle that `log` makes of an entry.
 fn bundle(log: &str, entry: &Value, time: i64) -> String {
-    let body = STANDARD.encode(entry.to_string());
-    let signed =
-        format!(r#"{{"body":"{body}","integratedTime":{time},"logID":"c0ff","logIndex":7}}"#);
-    let timestamp = STANDARD.encode(files().sign(log, signed.as_bytes()).unwrap());
-    // The order of keys is not that of what is signed.
-    json!({"SignedEntryTimestamp": timestamp, "Payload": {"integratedTime": time, "logIndex": 7,
-        "logID": "c0ff", "body": body}})
-    .to_string()
+    cosign::log_bundle(&files(), log, entry, time).unwrap()
 }
 
 fn policy(value: Value) -> Sigstore {

@@ -4,14 +4,14 @@ use std::fs;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use crioxide_image::Error;
+use crioxide_image::{Error, Images, PullRequest};
 use serde_json::{Value, json};
 
 use super::{SIGNER, Signing, image};
 use crate::fake::{self, Fake, Reply};
 use crate::image_maker::{Blob, MadeImage, digest};
 use crate::registry::Registry;
-use crate::signer::{OpenSsl, payload};
+use crate::signer::{LONG, OpenSsl, payload};
 use crate::support::Node;
 
 #[tokio::test]
@@ -44,6 +44,44 @@ async fn a_lookaside_may_be_a_server_and_gets_no_credentials() {
             .iter()
             .all(|asked| asked.header("authorization").is_none())
     );
+}
+
+#[tokio::test]
+async fn a_lookaside_with_tls_needs_a_certificate_that_the_node_trusts() {
+    let signing = Signing::new();
+    let (node, made) = (&signing.node, image("one"));
+    signing.registry.push("app", "v1", &made).unwrap();
+    let reference = signing.registry.reference("app", "v1");
+    let good = signing
+        .gpg
+        .sign_image(SIGNER, &reference, &made.digest())
+        .unwrap();
+    let files = OpenSsl::new().unwrap();
+    files.authority("ca", LONG).unwrap();
+    files.ec_key("server").unwrap();
+    let extensions = "basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n";
+    files.issue("server", Some("ca"), extensions, LONG).unwrap();
+    let path = format!("/sigs/app@{}/signature-1", made.digest().replace(':', "="));
+    let (certificate, key) = (files.path("server.crt"), files.path("server.key"));
+    let server = Fake::start_tls(&certificate, &key, move |asked| match asked.path == path {
+        true => Reply::ok(good.clone()),
+        false => Reply::status(404),
+    });
+    node.set_sources(&format!("lookaside: https://{}/sigs", server.host()));
+    let error = node.pull(&reference).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(server.asked().is_empty());
+    let own = node.path("certs.d").join(server.host());
+    fs::create_dir_all(&own).unwrap();
+    fs::copy(files.path("ca.crt"), own.join("ca.crt")).unwrap();
+    // A node reads them when it first meets a host.
+    let images = Images::new(node.options.clone(), node.store.clone());
+    let request = PullRequest {
+        reference,
+        ..PullRequest::default()
+    };
+    images.pull(request).await.unwrap();
+    assert_eq!(server.asked().len(), 2);
 }
 
 #[tokio::test]
@@ -150,7 +188,13 @@ async fn a_mirrors_image_needs_the_signature_of_the_name_that_was_meant() {
 }
 
 /// Attaches a signature in cosign's form to an image.
-fn attach(registry: &Registry, name: &str, of: &MadeImage, payload: &[u8], annotations: Value) {
+pub(super) fn attach(
+    registry: &Registry,
+    name: &str,
+    of: &MadeImage,
+    payload: &[u8],
+    annotations: Value,
+) {
     let (payload, config) = (Blob::new(payload.to_vec()), Blob::new(b"{}".to_vec()));
     for blob in [&payload, &config] {
         registry.push_blob(name, blob).unwrap();

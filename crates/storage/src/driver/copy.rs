@@ -1,0 +1,208 @@
+//! Trees copied whole, and differences in overlay's form applied to them.
+//!
+//! What is in a layer is a stranger's: no path is followed through a symbolic link, and directories are
+//! entered one after another, however deep they are.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, OFlags, Stat, Timespec};
+use sys::beneath::Dir;
+
+use crate::unpack::{may_set, tolerate};
+
+/// What overlay marks a directory with that hides all of the layers below.
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// Copies all that is in `from` into `to`, an empty directory, which gets owner, permissions, attributes
+/// and times of `from`. Hard links stay such; bytes are shared where the file system can.
+pub(super) fn tree(from: &Dir, to: &Dir) -> io::Result<()> {
+    let mut links: HashMap<(u64, u64), PathBuf> = HashMap::new();
+    let mut times = Times::default();
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(path) = waiting.pop() {
+        let (source, target) = (from.dir_plain(&path)?, to.dir_plain(&path)?);
+        times.remember(&source, &path)?;
+        for (name, _) in source.entries()? {
+            let Some(stat) = source.stat(&name)? else {
+                continue;
+            };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            let at = path.join(&name);
+            if kind == FileType::Directory {
+                target.make_dir(&name, 0o700)?;
+                attributes(&source, &name, &stat, &target)?;
+                waiting.push(at);
+                continue;
+            }
+            if stat.st_nlink > 1 {
+                let known = (stat.st_dev, stat.st_ino);
+                if let Some(first) = links.get(&known) {
+                    link(to, first, &target, &name)?;
+                    continue;
+                }
+                links.insert(known, at);
+            }
+            file(&source, &name, &stat, &target)?;
+            attributes(&source, &name, &stat, &target)?;
+            target.set_times(&name, accessed(&stat), modified(&stat))?;
+        }
+    }
+    root(from, to)?;
+    times.set(to)
+}
+
+/// Applies a difference in overlay's form to a tree, taking its files away: whiteouts remove, opaque
+/// directories hide what was there. The tree's root gets what `diff`'s has if `with_root`.
+pub(super) fn apply(diff: &Dir, to: &Dir, with_root: bool) -> io::Result<()> {
+    let mut times = Times::default();
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(path) = waiting.pop() {
+        let (source, target) = (diff.dir_plain(&path)?, to.dir_plain(&path)?);
+        if with_root || path != Path::new("") {
+            times.remember(&source, &path)?;
+        }
+        for (name, _) in source.entries()? {
+            let Some(stat) = source.stat(&name)? else {
+                continue;
+            };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
+                remove(&target, &name)?;
+                continue;
+            }
+            if kind != FileType::Directory {
+                remove(&target, &name)?;
+                source.rename_new(&name, &target, &name)?;
+                continue;
+            }
+            let there = target.stat(&name)?;
+            let there = there.map(|stat| FileType::from_raw_mode(stat.st_mode));
+            if there != Some(FileType::Directory) || is_opaque(&source, &name)? {
+                remove(&target, &name)?;
+                target.make_dir(&name, 0o700)?;
+            }
+            attributes(&source, &name, &stat, &target)?;
+            waiting.push(path.join(&name));
+        }
+    }
+    if with_root {
+        root(diff, to)?;
+    }
+    times.set(to)
+}
+
+/// Times of directories, which are set when nothing is made in them any more.
+#[derive(Default)]
+struct Times(Vec<(PathBuf, Timespec, Timespec)>);
+
+impl Times {
+    fn remember(&mut self, dir: &Dir, path: &Path) -> io::Result<()> {
+        let stat = rustix::fs::fstat(dir)?;
+        self.0
+            .push((path.to_owned(), accessed(&stat), modified(&stat)));
+        Ok(())
+    }
+
+    fn set(self, root: &Dir) -> io::Result<()> {
+        for (path, last_access, last_modification) in self.0 {
+            let dir = root.dir_plain(&path)?;
+            let times = rustix::fs::Timestamps {
+                last_access,
+                last_modification,
+            };
+            rustix::fs::futimens(&dir, &times)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a file of the same kind and content.
+fn file(from: &Dir, name: &OsStr, stat: &Stat, to: &Dir) -> io::Result<()> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
+            let mut source = File::from(from.open_plain(Path::new(name), flags, 0)?);
+            let mut target = to.create(name, 0o600)?;
+            if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+                io::copy(&mut source, &mut target)?;
+            }
+            Ok(())
+        }
+        FileType::Symlink => to.make_symlink(name, &from.read_link(name)?),
+        kind => to.make_node(name, kind, 0o600, stat.st_rdev),
+    }
+}
+
+/// Gives `name` in `to` owner, permissions and extended attributes of the same name in `from`.
+fn attributes(from: &Dir, name: &OsStr, stat: &Stat, to: &Dir) -> io::Result<()> {
+    to.set_owner(name, stat.st_uid, stat.st_gid)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        to.set_mode(name, stat.st_mode & 0o7777)?;
+    }
+    for key in from.xattr_keys(name)? {
+        let key = OsString::from(OsStr::from_bytes(&key));
+        if may_set(key.as_bytes())
+            && let Some(value) = from.xattr(name, &key)?
+        {
+            tolerate(key.as_bytes(), to.set_xattr(name, &key, &value))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for the directories themselves.
+fn root(from: &Dir, to: &Dir) -> io::Result<()> {
+    let stat = rustix::fs::fstat(from)?;
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(stat.st_uid),
+        rustix::fs::Gid::from_raw(stat.st_gid),
+    );
+    rustix::fs::fchown(to, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(to, rustix::fs::Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    Ok(())
+}
+
+/// One more name, in `to`, for what is at `first` in the tree `root`.
+fn link(root: &Dir, first: &Path, to: &Dir, name: &OsStr) -> io::Result<()> {
+    let parent = root.dir_plain(first.parent().unwrap_or(Path::new("")))?;
+    let first = first.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    to.make_link(name, &parent, first)
+}
+
+/// Removes whatever has that name, with all in it.
+fn remove(dir: &Dir, name: &OsStr) -> io::Result<()> {
+    let Some(stat) = dir.stat(name)? else {
+        return Ok(());
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return dir.remove_file(name);
+    }
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()));
+    path.push(name);
+    fs::remove_dir_all(path)
+}
+
+fn is_opaque(dir: &Dir, name: &OsStr) -> io::Result<bool> {
+    Ok(dir.xattr(name, OsStr::new(OPAQUE))?.as_deref() == Some(b"y"))
+}
+
+fn accessed(stat: &Stat) -> Timespec {
+    time(stat.st_atime, stat.st_atime_nsec)
+}
+
+fn modified(stat: &Stat) -> Timespec {
+    time(stat.st_mtime, stat.st_mtime_nsec)
+}
+
+fn time(tv_sec: i64, nanoseconds: u64) -> Timespec {
+    Timespec {
+        tv_sec,
+        tv_nsec: nanoseconds.try_into().unwrap_or_default(),
+    }
+}
