@@ -147,8 +147,9 @@ impl Store {
     }
 
     /// What images take of the disk that they are on. No directory is walked: bytes are those of the layers'
-    /// archives, without containers' writable layers; inodes are those of the whole file system,
-    /// since counting the store's own would take a walk.
+    /// archives (where layers are whole trees, of all that are in each), without containers' writable
+    /// layers; inodes are those of the whole file system, since counting the store's own would take a
+    /// walk.
     ///
     /// # Errors
     /// As [`Store::images`].
@@ -164,7 +165,13 @@ impl Store {
             .filter(|image| !image.read_only)
             .flat_map(|image| &image.big_data)
             .map(|(_, size)| size);
-        let layers = layers.map(|layer| u64::try_from(layer.diff_size).unwrap_or(0));
+        let size = |layer: &LayerRecord| u64::try_from(layer.diff_size).unwrap_or(0);
+        let whole = self.driver().keeps_whole_trees().then(|| self.all_layers());
+        let whole = whole.transpose()?;
+        let layers = layers.map(|layer| match &whole {
+            None => size(layer),
+            Some(all) => all.chain(Some(&layer.id)).map(|layer| size(layer)).sum(),
+        });
         let statfs = rustix::fs::statfs(self.image_root()).at("statfs", self.image_root())?;
         Ok(Usage {
             bytes: layers.sum::<u64>() + data.sum::<u64>(),

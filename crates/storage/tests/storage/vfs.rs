@@ -115,6 +115,14 @@ fn a_tree_shows_what_overlay_shows() {
     assert_eq!(expected.len(), found.len(), "{found:?}");
     // Each layer gives its archive back, and nothing is damaged.
     assert_eq!(damages(&vfs), []);
+    // The bytes of a layer count in each that stands on it.
+    let sizes: Vec<_> = layers().iter().map(|tar| tar.len() as u64).collect();
+    let trees: u64 = (0..=sizes.len())
+        .map(|n| sizes[..n].iter().sum::<u64>())
+        .sum();
+    let (flat, whole) = (overlay.store.usage(), vfs.store.usage());
+    let further = whole.unwrap().bytes - flat.unwrap().bytes;
+    assert_eq!(further, trees - sizes.iter().sum::<u64>());
     let dir = vfs.path().join("root/vfs/dir");
     assert_eq!(fs::read_dir(dir).unwrap().count(), layers().len());
     assert!(!vfs.path().join("root/overlay").try_exists().unwrap());

@@ -10,7 +10,7 @@ use trust::Signature;
 
 use super::bad;
 use crate::client::Session;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::manifest::null_is_default;
 
@@ -60,11 +60,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Signature>, String> {
 
 /// Fetches them; `None` from a registry that keeps none.
 pub(super) async fn fetch(session: &Session, manifest: &Digest) -> Result<Option<Vec<Signature>>> {
-    let list = session
-        .kept_signatures(manifest, limits::SIGNATURE_LIST_BYTES)
-        .await?;
-    let Some(list) = list else {
-        return Ok(None);
+    let list = session.kept_signatures(manifest, limits::SIGNATURE_LIST_BYTES);
+    let list = match list.await {
+        Ok(Some(list)) => list,
+        Ok(None) => return Ok(None),
+        // It promised them.
+        Err(Error::NotFound { detail, .. }) => {
+            return Err(bad(manifest, format!("the registry's list: {detail}")));
+        }
+        Err(error) => return Err(error),
     };
     let found = parse(&list).map_err(|why| bad(manifest, format!("the registry's list: {why}")))?;
     Ok(Some(found))

@@ -99,7 +99,7 @@ async fn a_registrys_list_that_fails_refuses_only_what_needs_it() {
     let reference = registry.reference("team/app:v1");
     let large = format!(r#"{{"x":"{}"}}"#, "x".repeat(4 << 20));
     for (content, words) in [
-        (None, "404"),
+        (None, "the registry's list: 404"),
         (Some("<html>"), "the registry's list"),
         (Some(large.as_str()), "more than 4194304 bytes"),
     ] {
