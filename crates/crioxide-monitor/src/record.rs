@@ -44,7 +44,7 @@ pub(crate) fn read(exits_dir: &Path, id: &Id) -> io::Result<Option<Exit>> {
 /// Replaces a file at once; readers see the old one or the new one.
 fn replace(path: &Path, text: &str, sync: bool) -> io::Result<()> {
     let mut temporary = path.to_owned().into_os_string();
-    temporary.push(".tmp");
+    temporary.push(Exit::TEMPORARY);
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;

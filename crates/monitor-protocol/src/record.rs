@@ -4,6 +4,9 @@
 use crate::{Exit, Id, limits};
 
 impl Exit {
+    /// What follows a record's name while it is written.
+    pub const TEMPORARY: &str = ".tmp";
+
     /// The record's text.
     #[must_use]
     pub fn to_record(&self) -> String {

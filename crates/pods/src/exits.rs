@@ -148,12 +148,20 @@ pub(crate) async fn recorded(node: &Node, id: &ContainerId) -> Option<Exit> {
     blocking(&node.pools.files, read).await
 }
 
-/// Removes a container's exit record.
-pub(crate) async fn forget(node: &Node, id: &ContainerId) -> Result<(), crate::Error> {
-    let path = node.options.exits_dir.join(id.as_str());
-    let remove = move || match std::fs::remove_file(&path) {
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(crate::Error::io("remove", path)),
+/// Removes the exit record of a container or of a pod's own process, and what is left of one whose
+/// writer was killed.
+pub(crate) async fn remove_record(node: &Node, id: &str) -> Result<(), crate::Error> {
+    let record = node.options.exits_dir.join(id);
+    let mut unfinished = record.clone().into_os_string();
+    unfinished.push(monitor_client::Exit::TEMPORARY);
+    let remove = move || {
+        for path in [record, unfinished.into()] {
+            match std::fs::remove_file(&path) {
+                Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(crate::Error::io("remove", path))?,
+            }
+        }
+        Ok(())
     };
     blocking(&node.pools.files, remove).await
 }

@@ -242,7 +242,8 @@ pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
     Box::pin(end(node, &subject.pod, &subject.cgroup_parent))
 }
 
-/// Ends a pod's process and removes what is left of it; fine if there is none.
+/// Ends a pod's process and removes what is left of it; fine if there is none. Its exit record goes with
+/// the monitor, which may be about to write it.
 pub(crate) async fn end(node: &Node, pod: &PodId, cgroup_parent: &str) -> Result<(), Error> {
     if let Some(monitor) = node.live(pod).monitor_now() {
         let id = wire_id(pod.as_str())?;
@@ -252,7 +253,6 @@ pub(crate) async fn end(node: &Node, pod: &PodId, cgroup_parent: &str) -> Result
     }
     let keeper = &node.options.keeper;
     cgroups::remove(node, keeper.container(cgroup_parent, pod.as_str())).await?;
-    let exit = node.options.exits_dir.join(pod.as_str());
     let root = node.dirs(pod.as_str()).await?;
     let root = root.map(|dirs| dirs.bundle.join(ROOT));
     let remove = move || {
@@ -261,10 +261,7 @@ pub(crate) async fn end(node: &Node, pod: &PodId, cgroup_parent: &str) -> Result
                 sys::mount::unmount_lazily(&root).map_err(Error::io("unmount", &root))?;
             }
         }
-        match std::fs::remove_file(&exit) {
-            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed.map_err(Error::io("remove", exit)),
-        }
+        Ok(())
     };
     blocking(&node.pools.mounts, remove).await
 }

@@ -428,7 +428,8 @@ pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
     Box::pin(end(node, &subject.pod))
 }
 
-/// Ends a pod's monitor and removes its cgroup and files; fine if there is none.
+/// Ends a pod's monitor and removes its cgroup and files, and the exit record of the pod's own process,
+/// which nobody reads; fine if there is none.
 pub(crate) async fn end(node: &Node, pod: &PodId) -> Result<(), Error> {
     let live = node.live(pod);
     let dir = dir(node, pod);
@@ -445,7 +446,9 @@ pub(crate) async fn end(node: &Node, pod: &PodId) -> Result<(), Error> {
         monitor.quit().await.ok();
     }
     cgroups::remove(node, node.options.keeper.monitor(pod)).await?;
-    blocking(&node.pools.mounts, move || remove_dir(&dir)).await
+    blocking(&node.pools.mounts, move || remove_dir(&dir)).await?;
+    // Not before its writer's end.
+    exits::remove_record(node, pod.as_str()).await
 }
 
 /// Has the runtime forget all containers of a monitor, or waits until it has: what it is just doing

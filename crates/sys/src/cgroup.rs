@@ -278,6 +278,34 @@ impl Cgroup {
         Ok(killed)
     }
 
+    /// Lets its processes go on after a runtime's `pause`; fine if they do, or if it isn't there.
+    ///
+    /// The freezer's files on the way down to the cgroup of `member` are written too: the cgroup
+    /// that crun pauses is the one into which it has put the init, beneath a scope of systemd's, and
+    /// what is frozen there stays so whatever is written above it.
+    ///
+    /// # Errors
+    /// If a file can't be written.
+    pub fn thaw(&self, member: Option<Pid>) -> io::Result<()> {
+        let of_member = member.and_then(|pid| of_process(pid).ok());
+        let of_member = of_member.unwrap_or_default();
+        let freezer = "freezer";
+        let (own, lowest, file, word) = match (self.v1(freezer), self.v2()) {
+            (Some(own), _) => (own, of_member.v1(freezer), "freezer.state", "THAWED"),
+            (None, Some(own)) => (own, of_member.v2(), "cgroup.freeze", "0"),
+            (None, None) => return Ok(()),
+        };
+        let beneath = lowest.into_iter().flat_map(Path::ancestors);
+        let beneath = beneath.take_while(|dir| *dir != own && dir.starts_with(own));
+        for dir in beneath.chain([own]) {
+            match fs::write(dir.join(file), word) {
+                Err(err) if is_gone(&err) => {}
+                written => written?,
+            }
+        }
+        Ok(())
+    }
+
     /// How many of its processes the kernel has killed for memory; `None` if it can't be told: by a
     /// cgroup that is gone, as a rule.
     #[must_use]

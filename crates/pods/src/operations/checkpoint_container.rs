@@ -270,18 +270,11 @@ async fn freeze(checkpoint: &Checkpoint) -> Result<(), Error> {
 /// runtime called: it has to work after anything.
 async fn thaw(node: &Node, container: &Container) -> Result<(), Error> {
     let path = container.made.cgroup.clone();
+    let init = container.phase.init();
+    let init = init.and_then(|init| Pid::from_raw(init.pid));
     let thaw = move || {
         let cgroup = Cgroup::at(&path).map_err(Error::io("find cgroup", &path))?;
-        let (file, word) = match (cgroup.v1("freezer"), cgroup.v2()) {
-            (Some(dir), _) => (dir.join("freezer.state"), "THAWED"),
-            (None, Some(dir)) => (dir.join("cgroup.freeze"), "0"),
-            (None, None) => return Ok(()),
-        };
-        match fs::write(&file, word) {
-            // It has ended meanwhile.
-            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            written => written.map_err(Error::io("write", file)),
-        }
+        cgroup.thaw(init).map_err(Error::io("thaw", &path))
     };
     blocking(&node.pools.mounts, thaw).await
 }

@@ -557,7 +557,7 @@ fn undo_make<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
         }
         let keeper = &node.options.keeper;
         cgroups::remove(node, keeper.container(&subject.cgroup_parent, id.as_str())).await?;
-        exits::forget(node, id).await
+        exits::remove_record(node, id.as_str()).await
     })
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn remove(node: &Arc<Node>, container: &Container) -> Result<()
     step(OPERATION, "runtime", forget(node, container)).await?;
     step(OPERATION, "mount", create_container::unmount(node, id)).await?;
     step(OPERATION, "record", async {
-        exits::forget(node, id).await?;
+        exits::remove_record(node, id.as_str()).await?;
         node.delete_record(id.as_str()).await
     })
     .await?;

@@ -115,3 +115,48 @@ fn the_parent_tells_of_kills_in_a_cgroup_that_is_gone() {
     assert_eq!((cgroup.oom_kills(), cgroup.oom_kills_above()), (Some(1), 2));
     fs::remove_dir_all(parent).unwrap();
 }
+
+#[test]
+fn what_is_frozen_beneath_goes_on_with_its_own() {
+    let Some(made) = may_make("frozen") else {
+        return;
+    };
+    // As crun has it: the init is in a cgroup beneath its scope, and that one is frozen.
+    let mut beneath = made.0.clone();
+    for dir in &mut beneath.dirs {
+        dir.path.push("container");
+    }
+    beneath.make().unwrap();
+    let v1 = beneath.v1("freezer");
+    let (file, word) = match v1 {
+        Some(dir) => (dir.join("freezer.state"), "FROZEN"),
+        None => (beneath.v2().unwrap().join("cgroup.freeze"), "1"),
+    };
+    let name = format!("crioxide-frozen-{}", std::process::id());
+    let go = std::env::temp_dir().join(name);
+    let script = "while [ ! -e \"$0\" ]; do sleep 0.01; done; exit 7";
+    let mut spec = Spec::new(Path::new("/bin/sh"));
+    spec.args = vec!["-c".into(), script.into(), go.clone().into()];
+    spec.env = vec![("PATH".into(), "/bin:/usr/bin".into())];
+    let entry = beneath.entry().unwrap();
+    spec.cgroup = Some(&entry);
+    spec.session = Session::Own;
+    let mut child = spawn(&spec).unwrap();
+    fs::write(&file, word).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // Version 1 says "FREEZING" until all of them are.
+    while fs::read_to_string(&file).unwrap().trim() != word {
+        assert!(Instant::now() < deadline, "{word}");
+    }
+    fs::write(&go, "").unwrap();
+    made.0.thaw(None).unwrap();
+    let still = child.wait(Some(Duration::from_millis(300))).unwrap();
+    made.0.thaw(Some(child.pid())).unwrap();
+    let status = child.wait(Some(Duration::from_secs(10))).unwrap();
+    fs::remove_file(&go).unwrap();
+    assert_eq!(still, None, "what is above does not thaw it");
+    assert_eq!(status.map(Status::code), Some(7));
+    made.0.thaw(None).unwrap();
+    let gone = Cgroup::at("/crioxide-not-there").unwrap();
+    gone.thaw(None).unwrap();
+}

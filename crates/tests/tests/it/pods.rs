@@ -319,6 +319,14 @@ async fn containers_may_share_the_processes_of_their_pod() -> Result<()> {
         log.contains("sleep 4321") && log.contains("1 /pause"),
         "{log}"
     );
+    // What a monitor leaves that is killed while it records the end of the pod's own process.
+    let exits = f.node.run_dir.join("exits");
+    for id in [&id, &two] {
+        std::fs::write(exits.join(format!("{id}.tmp")), "13")?;
+    }
+    f.node.remove_pod(&id).await?;
+    let left: Vec<_> = std::fs::read_dir(&exits)?.collect();
+    assert!(left.is_empty(), "{left:?}");
     f.node.finish().await
 }
 

@@ -31,7 +31,12 @@ impl Unit {
         ensure!(UNIT.contains(program), "the unit starts the daemon");
         let own = binary("crioxide")?.display().to_string();
         let own = format!("ExecStart={own} {}\n", node.arguments().join(" "));
-        let environment = "Environment=CONTAINERS_STORAGE_CONF=/nonexistent\n";
+        // Never the machine's own.
+        let storage_conf = node.dir.join("storage.conf");
+        let environment = format!(
+            "Environment=CONTAINERS_STORAGE_CONF={}\n",
+            storage_conf.display()
+        );
         let text = UNIT.replace(program, &format!("{own}{environment}"));
         let name = format!("{}.service", node.name);
         let path = Path::new(UNITS).join(&name);
