@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use anyhow::{Context as _, Result};
 use cri::v1;
 use testkit::image_maker::{Entry, ImageMaker};
+use testkit::node::Options;
 use testkit::requests::{self, FIRST_ID as FIRST, IDS as COUNT, container, mappings, with_users};
 use tonic::Code;
 
@@ -320,5 +321,31 @@ async fn limits_hold_for_a_pod_with_its_own_users() -> Result<()> {
     };
     let set = fs::read_to_string(format!("{path}/{file}"))?;
     assert_eq!(set.trim(), limit.to_string());
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trees_of_the_driver_vfs_are_shown_with_other_owners_too() -> Result<()> {
+    let f = fixture::with(Options {
+        storage_conf: "[storage]\ndriver = \"vfs\"\n".to_owned(),
+        ..Options::default()
+    })
+    .await?;
+    let pod = f.node.run_pod_config(pod(&f, "whole")).await?;
+    let mut config = container("own", &f.image, &["sleep", "1000"]);
+    config.mounts.push(v1::Mount {
+        container_path: "/image".into(),
+        readonly: true,
+        image: Some(v1::ImageSpec {
+            image: f.image.clone(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let id = f.node.run(&pod, config).await?;
+    let script =
+        "touch /made; chown 7:8 /made; stat -c %u:%g /bin/busybox /made /image/bin/busybox";
+    let seen = said(&f, &id, script).await?;
+    assert_eq!(words(&seen), ["0:0", "7:8", "0:0"]);
     f.node.finish().await
 }
