@@ -12,6 +12,8 @@ use trust::Signature;
 
 use super::location::Location;
 use crate::error::{Error, Result};
+use crate::image::OciConfig;
+use crate::manifest::Document;
 use crate::reference::Reference;
 use crate::signatures;
 
@@ -42,17 +44,14 @@ impl Stored {
         let which = location.which.as_deref().unwrap_or_default();
         let found = find(&images, which).map_err(|reason| location.error(reason))?;
         let (image, named) = found;
-        let layers = store.layers(&image).map_err(wrong)?;
-        let layers = layers.into_iter();
+        let layers = layers(&store, &image).map_err(wrong)?;
         Ok(Self {
             location: location.clone(),
             driver,
             store,
             image,
             named,
-            layers: layers
-                .filter_map(|(diff_id, id)| Some((diff_id?, id)))
-                .collect(),
+            layers,
         })
     }
 
@@ -141,6 +140,33 @@ impl Stored {
     fn wrong(&self, error: &storage::Error) -> Error {
         self.location.error(crate::error::chain(error))
     }
+}
+
+/// Its layers by their diff IDs: those that its configuration says, since not all records of layers have
+/// one (those of layers that a peer pulled in parts).
+fn layers(store: &OtherStore, image: &Image) -> Result<HashMap<Digest, LayerId>, storage::Error> {
+    let (recorded, ids): (Vec<_>, Vec<_>) = store.layers(image)?.into_iter().unzip();
+    let said = diff_ids(store, image).filter(|said| said.len() == ids.len());
+    Ok(match said {
+        Some(said) => said.into_iter().zip(ids).collect(),
+        None => {
+            let known = recorded.into_iter().zip(ids);
+            known
+                .filter_map(|(diff_id, id)| Some((diff_id?, id)))
+                .collect()
+        }
+    })
+}
+
+fn diff_ids(store: &OtherStore, image: &Image) -> Option<Vec<Digest>> {
+    let manifest = store.big_data(image, "manifest").ok()?;
+    let Ok(Document::Image(manifest)) = Document::parse(&manifest) else {
+        return None;
+    };
+    let config = store
+        .big_data(image, manifest.config.digest.as_str())
+        .ok()?;
+    Some(OciConfig::parse(&config).ok()?.diff_ids)
 }
 
 /// The image that `which` means, and by what name: `NAME`, `NAME@ID`, `@ID`, or an ID or the beginning

@@ -29,7 +29,10 @@ pub(crate) async fn peer(node: &Node, script: &str) -> Result<String> {
     let prelude = format!(
         r#"set -eu; root={root} run={run}; export TMPDIR=/tmp PODMAN_IGNORE_CGROUPSV1_WARNING=1
 mkdir -p /etc/containers
-echo '{{"default":[{{"type":"insecureAcceptAnything"}}]}}' > /etc/containers/policy.json
+# The tree is others' as well, who read it at the same time.
+policy=$(mktemp /etc/containers/policy.XXXXXX)
+echo '{{"default":[{{"type":"insecureAcceptAnything"}}]}}' > "$policy"
+mv "$policy" /etc/containers/policy.json
 podman() {{ command podman --root $root --runroot $run --storage-driver {driver} \
     --cgroup-manager cgroupfs --events-backend none --tmpdir /tmp/libpod "$@"; }}
 store() {{ echo "containers-storage:[{driver}@$root+$run]$1"; }}
