@@ -22,6 +22,26 @@ pub fn receive_master(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     Ok(fds.into_iter().next())
 }
 
+/// What a reader of a terminal's master does with a read's result, by calling `read` again after an
+/// error: the end of a terminal is told by `EIO`, and for the first time it may be told too early. The
+/// kernel looks for bytes on their way, then whether the other side is closed; what was written and
+/// closed in between is there only for the next read.
+///
+/// # Errors
+/// Those of `read`, the second time.
+pub fn read_to_its_end(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    match read() {
+        Err(error) if is_end(&error) => read(),
+        other => other,
+    }
+}
+
+/// Whether a read's error says that nobody has the other side of a terminal open.
+#[must_use]
+pub fn is_end(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// Sets the size of a terminal; its foreground process group gets SIGWINCH.
 ///
 /// # Errors

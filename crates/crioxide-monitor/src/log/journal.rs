@@ -188,7 +188,10 @@ impl Journal {
         word(words, PROBE).store(probe, Ordering::Release);
         state.intent = ask;
         store(words, state);
-        let got = read(from, place);
+        let got = match kind {
+            Kind::Pipe => read(from, place),
+            Kind::Terminal => sys::pty::read_to_its_end(|| read(from, place)),
+        };
         // Fewer than promised only if the container reads its own output.
         let read = got.as_ref().map_or(0, |n| *n);
         let before = state.end;

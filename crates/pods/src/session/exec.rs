@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::streams::{reader, writer};
+use super::streams::{reader, terminal_reader, writer};
 use super::{Kind, Session, Streams, Terminal};
 use crate::Error;
 use crate::node::Node;
@@ -109,7 +109,7 @@ fn on_terminal(master: OwnedFd, streams: Streams) -> Result<Session, Error> {
         None
     };
     // Read also where nobody wants it: a terminal that is full stops the process.
-    let stdout = Some(reader(again()?)?);
+    let stdout = Some(terminal_reader(again()?)?);
     Ok(Session {
         stdin,
         stdout,

@@ -6,16 +6,42 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustix::fs::OFlags;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::oneshot;
 
 use crate::Error;
 
-/// Reads from a pipe or a terminal.
+/// Reads from a pipe.
 pub(super) fn reader(fd: OwnedFd) -> Result<Box<dyn AsyncRead + Send + Unpin>, Error> {
     let receiver = nonblocking(&fd).and_then(|()| Receiver::from_owned_fd_unchecked(fd));
     Ok(Box::new(receiver.map_err(Error::io("watch", "stream"))?))
+}
+
+/// Reads from a terminal, to its end.
+pub(super) fn terminal_reader(fd: OwnedFd) -> Result<Box<dyn AsyncRead + Send + Unpin>, Error> {
+    let receiver = nonblocking(&fd).and_then(|()| Receiver::from_owned_fd_unchecked(fd));
+    let receiver = receiver.map_err(Error::io("watch", "terminal"))?;
+    Ok(Box::new(Master(receiver)))
+}
+
+/// A terminal's master, whose end counts when it is told twice ([`sys::pty::read_to_its_end`]).
+#[derive(Debug)]
+struct Master(Receiver);
+
+impl AsyncRead for Master {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.0).poll_read(context, buffer) {
+            Poll::Ready(Err(error)) if sys::pty::is_end(&error) => {
+                Pin::new(&mut self.0).poll_read(context, buffer)
+            }
+            other => other,
+        }
+    }
 }
 
 /// Writes to a pipe or a terminal.
