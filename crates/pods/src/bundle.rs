@@ -1,27 +1,31 @@
 //! From a request to a bundle: looks up what a spec depends on (the image's accounts, host paths
 //! and devices, profiles) and puts the parts together.
 
-use std::collections::BTreeMap;
+mod annotations;
+mod binds;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde_json::json;
-use spec::annotations::{self, name};
 use spec::container::{Namespace, Namespaces, Parts};
 use spec::process::ImageDefaults;
 use spec::{mounts, oci, seccomp};
 
+pub use annotations::timestamp;
+pub(crate) use annotations::{infra_annotations, pod_config};
+pub(crate) use binds::host_source;
+
 use crate::image_volumes::Volume;
 use crate::node::Node;
-use crate::request::{PidMode, Profile, Shared};
+use crate::request::{Profile, Shared};
 use crate::rootfs::Rootfs;
 use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, accounts, cdi, default_mounts, devices, files, id_mapped,
-    image_volumes, own_volumes, selinux, timezone,
+    ContainerId, ContainerRequest, Error, accounts, cdi, default_mounts, devices, files,
+    own_volumes, selinux, timezone,
 };
 
 /// What a container is made from.
@@ -76,26 +80,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     {
         selinux::label(path, &from.selinux.mount)?;
     }
-    let mut binds = Vec::with_capacity(request.mounts.len());
-    let volumes = image_volumes::sources(&from.bundle, request, &from.image_volumes)?;
-    let mut volumes = volumes.into_iter();
-    for (number, mount) in request.mounts.iter().enumerate() {
-        let whole = |source| vec![(mount.container_path.clone(), source)];
-        if mount.image.is_none() && mount.selinux_relabel {
-            let source = host_source(node, mount)?;
-            let allowed = &handler.config.allowed_annotations;
-            selinux::label_volume(&source, mount, request, pod, &from.selinux, allowed)?;
-        }
-        let shown = match (&mount.image, mount.id_map) {
-            (Some(_), _) => volumes.next().unwrap_or_default(),
-            (None, Some(_)) => whole(id_mapped::place(&from.bundle, number)),
-            (None, None) => whole(host_source(node, mount)?),
-        };
-        let rro_supported = handler.features.recursive_readonly;
-        for (destination, source) in shown {
-            binds.push(bind(mount, destination, source, rro_supported)?);
-        }
-    }
+    let mut binds = binds::requested(node, from, &handler)?;
     binds.extend(own_volumes::make(node, from, &rootfs, &user)?);
     binds.extend(default_mounts::make(node, from, &binds)?);
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
@@ -179,7 +164,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         seccomp: seccomp_filter(node, from, &handler.config.seccomp_profile, surroundings)?,
         masked_paths: request.masked_paths.clone(),
         readonly_paths: request.readonly_paths.clone(),
-        annotations: container_annotations(from, &handler.config.allowed_annotations),
+        annotations: annotations::container_annotations(from, &handler.config.allowed_annotations),
     };
     let mut spec = spec::container::build(parts);
     node.hooks.inject(pod, request, &mut spec);
@@ -253,67 +238,6 @@ fn pod_files(pod: &Pod) -> Vec<(&'static str, PathBuf)> {
     files
 }
 
-/// A requested mount of what is at `source`.
-fn bind(
-    mount: &crate::request::Mount,
-    destination: String,
-    source: PathBuf,
-    rro_supported: bool,
-) -> Result<mounts::Bind, Error> {
-    if mount.recursive_readonly
-        && !(mount.readonly && mount.propagation == mounts::Propagation::Private)
-    {
-        let text = format!(
-            "recursive read-only mount of {} must be read-only and private",
-            mount.container_path
-        );
-        return Err(Error::Invalid(text));
-    }
-    if mount.recursive_readonly && !rro_supported {
-        return Err(Error::Invalid(
-            "the runtime handler has no recursive read-only mounts".to_owned(),
-        ));
-    }
-    Ok(mounts::Bind {
-        destination,
-        source,
-        readonly: mount.readonly,
-        recursive_readonly: mount.recursive_readonly,
-        propagation: mount.propagation,
-    })
-}
-
-/// A mount's source on the host, made where it is missing.
-pub(crate) fn host_source(node: &Node, mount: &crate::request::Mount) -> Result<PathBuf, Error> {
-    let source = match node.options.bind_mount_prefix.as_os_str().is_empty() {
-        true => PathBuf::from(&mount.host_path),
-        false => node
-            .options
-            .bind_mount_prefix
-            .join(mount.host_path.trim_start_matches('/')),
-    };
-    if !source.is_absolute() {
-        return Err(Error::Invalid(format!(
-            "host path {:?} of a mount is not absolute",
-            mount.host_path
-        )));
-    }
-    match source.metadata() {
-        Ok(_) => Ok(source),
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
-            if node.options.absent_sources_rejected.contains(&source) {
-                return Err(Error::Invalid(format!(
-                    "cannot mount {}: no such file or directory",
-                    source.display()
-                )));
-            }
-            fs::create_dir_all(&source).map_err(Error::io("create mount source", &source))?;
-            Ok(source)
-        }
-        Err(error) => Err(Error::io("look at mount source", source)(error)),
-    }
-}
-
 fn namespaces(node: &Node, pod: &Pod, pid: Namespace) -> Namespaces {
     let join = |pin: &Option<PathBuf>| pin.clone().map_or(Namespace::Host, Namespace::Join);
     Namespaces {
@@ -368,135 +292,4 @@ fn seccomp_filter(
             Some(_) | None => Ok(Some(seccomp::default_filter(surroundings))),
         },
     }
-}
-
-/// A time as RFC 3339 has it, in UTC; empty where that can't be.
-#[must_use]
-pub fn timestamp(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at)
-        .map(|at| at.to_string())
-        .unwrap_or_default()
-}
-
-type Annotations = BTreeMap<String, String>;
-
-fn put(annotations: &mut Annotations, key: &str, value: impl Into<String>) {
-    annotations.insert(format!("{}{key}", annotations::PREFIX), value.into());
-}
-
-fn container_annotations(from: &Ingredients, allowed: &[String]) -> Annotations {
-    let (request, pod) = (&from.request, &from.pod);
-    let own = request.annotations.iter().chain(&pod.request.annotations);
-    let own = own.filter(|(key, _)| annotations::passes(key, allowed));
-    let mut all: Annotations = own
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    let record = request.record_name(&pod.request.key);
-    let volumes: Vec<_> = request
-        .mounts
-        .iter()
-        .map(|mount| json!({"container_path": mount.container_path, "host_path": mount.host_path, "readonly": mount.readonly}))
-        .collect();
-    for (key, value) in [
-        (name::ANNOTATIONS, json!(request.annotations).to_string()),
-        (name::LABELS, json!(request.labels).to_string()),
-        (
-            name::METADATA,
-            json!({"name": request.name, "attempt": request.attempt}).to_string(),
-        ),
-        (name::CONTAINER_ID, from.id.to_string()),
-        (name::CONTAINER_NAME, record.clone()),
-        (name::CONTAINER_TYPE, "container".to_owned()),
-        (name::CREATED, timestamp(from.created)),
-        (name::IMAGE, request.image.clone()),
-        (name::IMAGE_NAME, from.image_name.clone()),
-        (name::IMAGE_REF, from.image_id.clone()),
-        (name::KUBE_NAME, pod.request.key.name.clone()),
-        (name::LOG_PATH, from.log_path.clone()),
-        (name::MOUNT_POINT, from.root.display().to_string()),
-        (name::NAME, record),
-        (name::NAMESPACE, pod.request.key.namespace.clone()),
-        (
-            name::RESOLV_PATH,
-            pod.made
-                .files
-                .join(files::RESOLV_CONF)
-                .display()
-                .to_string(),
-        ),
-        (name::SANDBOX_ID, pod.id.to_string()),
-        (name::SANDBOX_NAME, pod.request.key.record_name()),
-        (name::STDIN, request.stdin.to_string()),
-        (name::STDIN_ONCE, request.stdin_once.to_string()),
-        (name::TTY, request.tty.to_string()),
-        (name::VOLUMES, json!(volumes).to_string()),
-    ] {
-        put(&mut all, key, value);
-    }
-    all.insert("io.container.manager".to_owned(), "cri-o".to_owned());
-    all
-}
-
-/// A pod's `config.json`: nothing runs it; CRI-O and hooks read its annotations.
-pub(crate) fn pod_config(pod: &Pod) -> oci::Spec {
-    let (request, made) = (&pod.request, &pod.made);
-    let mut all: Annotations = request.annotations.clone();
-    let network = if request.network == Shared::Host {
-        2
-    } else {
-        0
-    };
-    let ipc = if request.ipc == Shared::Host { 2 } else { 0 };
-    let pid = match request.pid {
-        PidMode::Pod => 0,
-        PidMode::Container | PidMode::Target(_) => 1,
-        PidMode::Host => 2,
-    };
-    for (key, value) in [
-        (name::ANNOTATIONS, json!(request.annotations).to_string()),
-        (name::LABELS, json!(request.labels).to_string()),
-        (name::METADATA, json!({"name": request.key.name, "uid": request.key.uid, "namespace": request.key.namespace, "attempt": request.key.attempt}).to_string()),
-        (name::CONTAINER_ID, pod.id.to_string()),
-        (name::CONTAINER_NAME, format!("k8s_POD_{}_{}_{}_{}", request.key.name, request.key.namespace, request.key.uid, request.key.attempt)),
-        (name::CONTAINER_TYPE, "sandbox".to_owned()),
-        (name::CREATED, timestamp(pod.created)),
-        (name::HOST_NAME, made.hostname.clone()),
-        (name::CGROUP_PARENT, made.cgroup_parent.clone()),
-        (name::NAMESPACE_OPTIONS, json!({"network": network, "pid": pid, "ipc": ipc}).to_string()),
-        (name::KUBE_NAME, request.key.name.clone()),
-        (name::PORT_MAPPINGS, json!(request.port_mappings).to_string()),
-        (name::LOG_PATH, made.log_directory.display().to_string()),
-        (name::NAME, request.key.record_name()),
-        (name::NAMESPACE, request.key.namespace.clone()),
-        (name::PRIVILEGED_RUNTIME, request.privileged.to_string()),
-        (name::RESOLV_PATH, made.files.join(files::RESOLV_CONF).display().to_string()),
-        (name::HOSTNAME_PATH, made.files.join(files::HOSTNAME).display().to_string()),
-        (name::SANDBOX_ID, pod.id.to_string()),
-        (name::SANDBOX_NAME, request.key.record_name()),
-        (name::SHM_PATH, made.files.join(files::SHM).display().to_string()),
-        (name::RUNTIME_HANDLER, request.runtime_handler.clone()),
-        (name::HOST_NETWORK, (request.network == Shared::Host).to_string()),
-        (name::CNI_RESULT, made.cni_result.clone()),
-    ] {
-        put(&mut all, key, value);
-    }
-    for (number, ip) in made.ips.iter().enumerate() {
-        put(&mut all, &format!("{}.{number}", name::IP), ip.to_string());
-    }
-    all.insert("io.container.manager".to_owned(), "cri-o".to_owned());
-    all.insert("spoofed.crio.io".to_owned(), "true".to_owned());
-    oci::Spec {
-        oci_version: "1.0.2".to_owned(),
-        annotations: all,
-        ..oci::Spec::default()
-    }
-}
-
-/// Annotations of the process that holds a pod's shared process namespace.
-pub(crate) fn infra_annotations(pod: &crate::PodId) -> Annotations {
-    let mut all = Annotations::new();
-    put(&mut all, name::CONTAINER_TYPE, "sandbox");
-    put(&mut all, name::CONTAINER_ID, pod.as_str());
-    put(&mut all, name::SANDBOX_ID, pod.as_str());
-    all
 }

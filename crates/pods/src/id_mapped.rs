@@ -9,21 +9,22 @@ use std::path::{Path, PathBuf};
 
 use storage::UserNamespace;
 
+use crate::Error;
 use crate::bundle::host_source;
 use crate::node::Node;
-use crate::{ContainerRequest, Error};
+use crate::request::Mount;
 
 /// Directory of the mounts in a bundle.
 const DIR: &str = "id-mapped";
 
-/// Mounts what `request` shows with a map. Blocks.
+/// Mounts those of a request's mounts that show something with a map. Blocks.
 pub(crate) fn mount(
     node: &Node,
     bundle: &Path,
-    request: &ContainerRequest,
+    mounts: &[Mount],
     users: Option<&UserNamespace>,
 ) -> Result<(), Error> {
-    for (number, mount) in request.mounts.iter().enumerate() {
+    for (number, mount) in mounts.iter().enumerate() {
         if mount.id_map.is_none() || mount.image.is_some() {
             continue;
         }

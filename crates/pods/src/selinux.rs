@@ -6,9 +6,11 @@
 use std::collections::HashSet;
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use spec::selinux::{Defaults, Labels, MAX_FILE_BYTES, Request, free_level};
 
+use crate::node::{Node, blocking};
 use crate::request::{Mount, PidMode, Shared};
 use crate::state::pod::Pod;
 use crate::{ContainerRequest, Error, PodRequest, Snapshot};
@@ -50,7 +52,7 @@ const NODES_OWN: &[&str] = &[
 
 /// SELinux on this node.
 #[derive(Debug, Clone, Default)]
-pub struct SeLinux(Option<On>);
+pub struct SeLinux(Option<Arc<On>>);
 
 #[derive(Debug, Clone)]
 struct On {
@@ -75,40 +77,67 @@ impl SeLinux {
                 "the policy has no labels for containers: they get none"
             );
         }
-        Self(defaults.map(|defaults| On {
+        let on = defaults.map(|defaults| On {
             defaults,
             host_network_without,
-        }))
+        });
+        Self(on.map(Arc::new))
     }
 
-    /// Labels of a new pod. Blocks.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`]: the policy doesn't know what the request names.
-    pub(crate) fn of_pod(&self, request: &PodRequest, pods: &Snapshot) -> Result<Labels, Error> {
-        let Some(on) = &self.0 else {
-            return Ok(Labels::default());
-        };
+    /// Gives the directory of pods' monitors the label of containers' files: the pipes in it are
+    /// their standard output. Blocks.
+    pub(crate) fn label_monitors(&self, dir: &Path) -> Result<(), Error> {
+        match &self.0 {
+            Some(on) => label(dir, &on.defaults.file.to_string()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Labels of a new pod.
+///
+/// # Errors
+/// [`Error::Invalid`]: the policy doesn't know what the request names.
+pub(crate) async fn of_pod(node: &Arc<Node>, request: &Arc<PodRequest>) -> Result<Labels, Error> {
+    let Some(on) = node.selinux.0.clone() else {
+        return Ok(Labels::default());
+    };
+    let (pods, request) = (node.table.load(), Arc::clone(request));
+    blocking(&node.pools.files, move || on.of_pod(&request, &pods)).await
+}
+
+/// Labels of a new container: its pod's, but for what it names itself.
+///
+/// # Errors
+/// As [`of_pod`].
+pub(crate) async fn of_container(
+    node: &Arc<Node>,
+    pod: &Arc<Pod>,
+    request: &ContainerRequest,
+) -> Result<Labels, Error> {
+    let Some(on) = node.selinux.0.clone() else {
+        return Ok(Labels::default());
+    };
+    let (pods, pod, request) = (node.table.load(), Arc::clone(pod), request.clone());
+    let work = move || on.of_container(&request, &pod, &pods);
+    blocking(&node.pools.files, work).await
+}
+
+impl On {
+    fn of_pod(&self, request: &PodRequest, pods: &Snapshot) -> Result<Labels, Error> {
         if request.privileged || request.pid == PidMode::Host || request.ipc == Shared::Host {
             return Ok(Labels::default());
         }
-        let labels = Labels::of(&on.defaults, &request.selinux, &level(pods));
-        on.finished(labels, request.network)
+        let labels = Labels::of(&self.defaults, &request.selinux, &level(pods));
+        self.finished(labels, request.network)
     }
 
-    /// Labels of a new container: its pod's, but for what it names itself. Blocks.
-    ///
-    /// # Errors
-    /// As [`Self::of_pod`].
-    pub(crate) fn of_container(
+    fn of_container(
         &self,
         request: &ContainerRequest,
         pod: &Pod,
         pods: &Snapshot,
     ) -> Result<Labels, Error> {
-        let Some(on) = &self.0 else {
-            return Ok(Labels::default());
-        };
         if request.pid == PidMode::Host || pod.request.ipc == Shared::Host {
             return Ok(Labels::default());
         }
@@ -122,24 +151,13 @@ impl SeLinux {
             of_pod.level = files.as_request().level;
         }
         let asked = request.selinux.or(&of_pod);
-        let mut labels = Labels::of(&on.defaults, &asked, &level(pods));
+        let mut labels = Labels::of(&self.defaults, &asked, &level(pods));
         if request.privileged {
             labels.process.clear();
         }
-        on.finished(labels, pod.request.network)
+        self.finished(labels, pod.request.network)
     }
 
-    /// Gives the directory of pods' monitors the label of containers' files: the pipes in it are
-    /// their standard output. Blocks.
-    pub(crate) fn label_monitors(&self, dir: &Path) -> Result<(), Error> {
-        match &self.0 {
-            Some(on) => label(dir, &on.defaults.file.to_string()),
-            None => Ok(()),
-        }
-    }
-}
-
-impl On {
     fn finished(&self, mut labels: Labels, network: Shared) -> Result<Labels, Error> {
         if network == Shared::Host && self.host_network_without {
             labels.process.clear();

@@ -4,8 +4,8 @@
 //! yet: the start restores those that it had.
 
 mod from_checkpoint;
+mod image;
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -13,8 +13,8 @@ use std::time::SystemTime;
 
 use serde_json::json;
 use spec::container::Namespace;
-use spec::process::ImageDefaults;
 
+use self::image::{Image, image};
 use super::intent::Subject;
 use super::stage::{Doing, Plan, Stage, perform};
 use super::{Key, Outcome, Progress, chain};
@@ -28,7 +28,7 @@ use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, id_mapped, image_volumes,
-    namespaces, seccomp_artifact,
+    namespaces, seccomp_artifact, selinux,
 };
 
 /// Name of the operation.
@@ -59,14 +59,6 @@ pub(crate) struct Create {
     /// The runtime's program where it is not its file.
     runtime: OnceLock<Option<Arc<OwnedFd>>>,
     init: OnceLock<Init>,
-}
-
-struct Image {
-    id: String,
-    reference: String,
-    name: String,
-    annotations: BTreeMap<String, String>,
-    defaults: ImageDefaults,
 }
 
 /// The stages.
@@ -182,13 +174,8 @@ async fn work(
     }
     let image = image(&node, &request, namespace).await?;
     let seccomp = seccomp_artifact::profile(&node, &pod, &request, &image.annotations).await?;
-    let (looker, of, wish) = (Arc::clone(&node), Arc::clone(&pod), request.clone());
-    let selinux = move || {
-        let pods = looker.table.load();
-        looker.selinux.of_container(&wish, &of, &pods)
-    };
     let create = Create {
-        selinux: blocking(&node.pools.files, selinux).await?,
+        selinux: selinux::of_container(&node, &pod, &request).await?,
         archive,
         restored: OnceLock::new(),
         log_path: log_path(&pod, &request)?,
@@ -227,44 +214,6 @@ async fn work(
         "container created"
     );
     Ok(create.id.to_string())
-}
-
-/// Finds the image and asks whether it may run here under the name that was meant.
-async fn image(node: &Node, request: &ContainerRequest, namespace: &str) -> Result<Image, Error> {
-    let name = match checkpoint::archive(request) {
-        Some(_) => checkpoint::base_image(request)?,
-        None => &request.image,
-    };
-    let Some(image) = node.images.find(name).await? else {
-        return Err(Error::NoImage(name.to_owned()));
-    };
-    let meant = if request.user_specified_image.is_empty() {
-        &request.image
-    } else {
-        &request.user_specified_image
-    };
-    node.images.allowed(&image, meant, namespace).await?;
-    let config = Arc::clone(&image.config);
-    let name = image.repo_tags.first().cloned().unwrap_or_default();
-    Ok(Image {
-        reference: image
-            .repo_digests
-            .first()
-            .cloned()
-            .unwrap_or_else(|| image.id.to_string()),
-        id: image.id.to_string(),
-        annotations: image.annotations.clone(),
-        name,
-        defaults: ImageDefaults {
-            entrypoint: config.entrypoint.clone(),
-            command: config.cmd.clone(),
-            env: config.env.clone(),
-            working_dir: config.working_dir.clone(),
-            user: config.user.clone(),
-            stop_signal: config.stop_signal.clone(),
-            volumes: config.volumes.clone(),
-        },
-    })
 }
 
 /// The log beneath the pod's log directory.
@@ -370,7 +319,7 @@ fn undo_layer<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
 async fn mount(create: &Create) -> Result<(), Error> {
     let (node, id) = (Arc::clone(&create.node), record_id(create.id.as_str())?);
     let (bundle, volumes) = (create.dirs().bundle.clone(), create.image_volumes.clone());
-    let (pod, request) = (Arc::clone(&create.pod), create.request.clone());
+    let (pod, mounts) = (Arc::clone(&create.pod), create.request.mounts.clone());
     let label = create.selinux.mount.clone();
     let mount = move || {
         let users = namespaces::users(&pod.request, pod.made.userns.as_deref())?;
@@ -381,7 +330,7 @@ async fn mount(create: &Create) -> Result<(), Error> {
             ..storage::View::default()
         };
         image_volumes::mount(&node.store, &bundle, &volumes, view)?;
-        id_mapped::mount(&node, &bundle, &request, users)?;
+        id_mapped::mount(&node, &bundle, &mounts, users)?;
         Ok::<_, Error>(node.store.mount_in(&id, users)?)
     };
     let root = blocking(&create.node.pools.storage, mount).await?;

@@ -12,7 +12,7 @@ use crate::request::Shared;
 use crate::state::container::Init;
 use crate::state::pod::{Made, Pod};
 use crate::{
-    Error, PodId, PodRequest, files, infra, monitors, namespaces, networking, records,
+    Error, PodId, PodRequest, files, infra, monitors, namespaces, networking, records, selinux,
     user_namespaces,
 };
 
@@ -154,11 +154,9 @@ async fn work(
         .name
         .clone();
     let id = PodId::random();
-    let (looker, request) = (Arc::clone(&node), Arc::new(request));
-    let wish = Arc::clone(&request);
-    let selinux = move || looker.selinux.of_pod(&wish, &looker.table.load());
+    let request = Arc::new(request);
     let run = Run {
-        selinux: blocking(&node.pools.files, selinux).await?,
+        selinux: selinux::of_pod(&node, &request).await?,
         hostname: hostname(&request, &id)?,
         log_directory: node.log_directory(&request)?,
         handler,
