@@ -133,19 +133,19 @@ impl Driver {
         }
     }
 
-    /// Makes the directory of a writable layer on top of `parent`, with a map for a user namespace
-    /// where it is to have one.
+    /// Makes the directory of a writable layer on top of `parent`: with a map for a user namespace
+    /// where it is to have one, and an SELinux label where its own files are the ones that are seen.
     pub(crate) fn make_writable(
         self,
         paths: &Paths,
         id: &LayerId,
         parent: Option<&LayerId>,
         map: Option<IdMap>,
+        label: &str,
     ) -> Result<(), Error> {
         match self {
             Self::Overlay => overlay::make_writable(paths, id, parent, map),
-            // All of it is mapped when it is mounted.
-            Self::Vfs => vfs::make_writable(paths, id, parent),
+            Self::Vfs => vfs::make_writable(paths, id, parent, label),
         }
     }
 

@@ -29,9 +29,10 @@ struct MountPoint {
 pub struct View<'a> {
     /// The directory that takes what is written; nothing can be without one.
     pub changes: Option<&'a Path>,
-    /// Who says whom the files belong to, in place of the image.
+    /// Who says whom the files belong to, in place of the image. Not with the driver vfs.
     pub users: Option<&'a UserNamespace>,
-    /// SELinux label of all files; empty for their own.
+    /// SELinux label of all files; empty for their own. With the driver vfs, files that can't be
+    /// written keep the store's.
     pub label: &'a str,
 }
 
@@ -121,12 +122,7 @@ impl Store {
         if !mounted {
             match self.driver() {
                 Driver::Overlay => self.mount_overlay(id, label, users)?,
-                Driver::Vfs => whole::mount(&merged, label, users)?,
-            }
-            if users.is_some() {
-                // The runtime looks for it as the namespace's root.
-                let above = merged.parent().unwrap_or(&merged);
-                mount::let_through(above).at("let users through", above)?;
+                Driver::Vfs => whole::mount(&merged, users)?,
             }
         }
         points.set(id, merged.clone(), 1)?;
@@ -250,7 +246,15 @@ impl Store {
             }
             _ => {}
         }
-        mount_with_fallback(overlay, users, &merged).at("mount overlay on", &merged)
+        mount_with_fallback(overlay, users, &merged).at("mount overlay on", &merged)?;
+        match users {
+            // The runtime looks for it as the namespace's root.
+            Some(_) => {
+                let layer = paths.writable_layer(id);
+                mount::let_through(&layer).at("let users through", layer)
+            }
+            None => Ok(()),
+        }
     }
 
     fn mount_options(&self) -> (Flags, Vec<(String, Option<String>)>) {

@@ -117,17 +117,7 @@ impl Staging {
 
 /// Removes a file or a whole directory; it is fine if there is none.
 fn remove(path: &Path) -> Result<(), Error> {
-    let removed = fs::symlink_metadata(path).and_then(|stat| {
-        if stat.is_dir() {
-            fs::remove_dir_all(path)
-        } else {
-            fs::remove_file(path)
-        }
-    });
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.at("remove", path),
-    }
+    sys::remove::tree(path).at("remove", path)
 }
 
 /// The name of a tar-split that no record refers to yet.
@@ -139,7 +129,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         for removed in [
             fs::remove_file(&self.tar_split),
-            fs::remove_dir_all(&self.path),
+            sys::remove::tree(&self.path),
         ] {
             if let Err(error) = removed
                 && error.kind() != io::ErrorKind::NotFound
@@ -172,7 +162,7 @@ fn sweep_directories(base: &Path) -> Result<(), Error> {
         };
         if lock.try_lock(Kind::Exclusive).at("lock", &path)? {
             tracing::info!(path = %path.display(), "removing an abandoned staging directory");
-            fs::remove_dir_all(&path).at("remove", &path)?;
+            sys::remove::tree(&path).at("remove", &path)?;
         }
     }
     Ok(())

@@ -53,7 +53,7 @@ fn empty(root: &Path) -> Result<(), Error> {
         let entry = entry.at("list", root)?;
         let path = entry.path();
         let removed = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+            Ok(kind) if kind.is_dir() => sys::remove::tree(&path),
             Ok(_) => fs::remove_file(&path),
             Err(error) => Err(error),
         };

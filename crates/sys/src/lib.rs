@@ -20,6 +20,7 @@ pub mod pool;
 pub mod pty;
 pub mod random;
 pub mod reap;
+pub mod remove;
 pub mod sealed;
 pub mod selinux;
 pub mod seqpacket;

@@ -3,7 +3,7 @@
 mod id_map;
 mod table;
 
-pub use id_map::{attach, id_mapped, let_through, overlay_id_mapped};
+pub use id_map::{attach, id_mapped, let_through, overlay_id_mapped, try_tmpfs};
 pub use table::beneath;
 pub(crate) use table::unescape;
 
@@ -290,6 +290,20 @@ pub fn unmount_lazily(target: &Path) -> io::Result<()> {
     )?)
 }
 
+/// Takes all mounts at `target` away, whoever uses them; fine if it is no mount point or isn't there.
+///
+/// # Errors
+/// Of `umount2(2)`.
+pub fn unmount_all(target: &Path) -> io::Result<()> {
+    loop {
+        match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Takes the mount at `target` away if nobody uses it. Never follows a symbolic link.
 ///
 /// # Errors
@@ -310,9 +324,8 @@ pub fn remove_mount_points(dir: &Path) -> io::Result<()> {
     };
     for entry in entries {
         let path = entry?.path();
-        while is_mount_point(&path)? {
-            unmount_lazily(&path)?;
-        }
+        // Not asked first: what answers may be a server that is dead.
+        unmount_all(&path)?;
         match std::fs::symlink_metadata(&path)?.is_dir() {
             true => std::fs::remove_dir(&path)?,
             false => std::fs::remove_file(&path)?,

@@ -79,7 +79,10 @@ mod tests {
         spec.image = Some(image.as_fd());
         spec.session = Session::Group;
         spec.fds = vec![(null.as_fd(), number)];
-        spec.args = vec!["-c".into(), format!("read x <&{number}; exit 7").into()];
+        spec.args = vec![
+            "-c".into(),
+            format!("read x </proc/self/fd/{number}; exit 7").into(),
+        ];
         let mut child = spawn(&spec).unwrap();
         let status = child.wait(Some(Duration::from_secs(10))).unwrap();
         assert_eq!(status, Some(Status::Exited(7)));

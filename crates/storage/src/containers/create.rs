@@ -83,7 +83,13 @@ impl Store {
         layers.rows.push(Arc::new(record));
         layers.save(Half::Volatile)?;
         let driver = self.driver();
-        let made = driver.make_writable(self.paths(), &id, parent.as_ref(), container.id_map);
+        let made = driver.make_writable(
+            self.paths(),
+            &id,
+            parent.as_ref(),
+            container.id_map,
+            &container.mount_label,
+        );
         let made = made.and_then(|()| {
             layers
                 .get_mut(id.as_str())

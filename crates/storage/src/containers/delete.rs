@@ -1,7 +1,5 @@
 //! Removing a container.
 
-use std::fs;
-use std::io;
 use std::sync::Arc;
 
 use crate::error::Context;
@@ -37,11 +35,13 @@ impl Store {
         }
         trash.take(&self.paths().container(id))?;
         let run_dir = self.paths().run_container(id);
-        match fs::remove_dir_all(&run_dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).at("remove", run_dir)
-            }
-            _ => Ok(()),
+        // What is mounted in it is never gone into: it is taken away, or stays.
+        if sys::remove::tree(&run_dir).is_ok() {
+            return Ok(());
         }
+        for point in sys::mount::beneath(&run_dir).at("find mounts in", &run_dir)? {
+            sys::mount::unmount_all(&point).at("unmount", &point)?;
+        }
+        sys::remove::tree(&run_dir).at("remove", run_dir)
     }
 }

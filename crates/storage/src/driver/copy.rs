@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -185,7 +185,7 @@ fn remove(dir: &Dir, name: &OsStr) -> io::Result<()> {
     }
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()));
     path.push(name);
-    fs::remove_dir_all(path)
+    sys::remove::tree(&path)
 }
 
 fn is_opaque(dir: &Dir, name: &OsStr) -> io::Result<bool> {

@@ -36,12 +36,18 @@ pub(super) fn make_writable(
     paths: &Paths,
     id: &LayerId,
     parent: Option<&LayerId>,
+    label: &str,
 ) -> Result<(), Error> {
     let layer = paths.writable_layer(id);
     make_dir(&layer, ROOT_MODE)?;
-    let Some(parent) = parent else { return Ok(()) };
-    let to = Dir::open(&layer).at("open", &layer)?;
-    copy_layer(paths, parent, &to, &layer)
+    if let Some(parent) = parent {
+        let to = Dir::open(&layer).at("open", &layer)?;
+        copy_layer(paths, parent, &to, &layer)?;
+    }
+    match label {
+        "" => Ok(()),
+        label => sys::selinux::relabel(&layer, label).at("label", layer),
+    }
 }
 
 /// Fills an empty directory with a copy of a tree.

@@ -1,8 +1,10 @@
 //! Mounts of layers that are whole trees. A container's is mounted onto itself, so that a mount tells
 //! that it is in use, as with overlay.
+//!
+//! There are none with other owners: a path to such a tree would lead everybody of the node to the
+//! trees of all images beside it, programs with set-user-ID included.
 
 use std::fs;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use sys::mount::{self, Flags, Propagation};
@@ -11,30 +13,29 @@ use super::View;
 use crate::error::Context;
 use crate::{Error, UserNamespace, driver};
 
-/// Mounts a container's layer onto itself. Its files are its own: a label is put on them.
-pub(super) fn mount(layer: &Path, label: &str, users: Option<&UserNamespace>) -> Result<(), Error> {
-    if !label.is_empty() {
-        sys::selinux::relabel(layer, label).at("label", layer)?;
-    }
-    bind(layer, layer, users)?;
+/// Mounts a container's layer onto itself.
+pub(super) fn mount(layer: &Path, users: Option<&UserNamespace>) -> Result<(), Error> {
+    refuse(users)?;
+    mount::bind(layer, layer, false).at("mount", layer)?;
     mount::set_propagation(layer, Propagation::Private, false).at("mount", layer)
 }
 
-/// Shows a tree, with the owners that a user namespace says.
-fn bind(files: &Path, target: &Path, users: Option<&UserNamespace>) -> Result<(), Error> {
-    let mounted = match users {
-        None => mount::bind(files, target, false),
-        Some(users) => mount::id_mapped(files, users.namespace.as_fd(), false)
-            .and_then(|tree| mount::attach(tree.as_fd(), target)),
-    };
-    mounted.at("mount on", target)
+fn refuse(users: Option<&UserNamespace>) -> Result<(), Error> {
+    match users {
+        None => Ok(()),
+        Some(users) => Err(Error::Invalid {
+            what: "user namespace with the driver vfs",
+            value: format!("{:?}", users.map),
+        }),
+    }
 }
 
 /// Mounts an image's files on `target`, only to be read; with a directory for changes a copy there, to
 /// be written.
 pub(super) fn mount_image(files: &Path, target: &Path, view: View<'_>) -> Result<(), Error> {
+    refuse(view.users)?;
     let Some(changes) = view.changes else {
-        bind(files, target, view.users)?;
+        mount::bind(files, target, false).at("mount image on", target)?;
         let flags = Flags {
             read_only: true,
             ..Flags::default()
@@ -44,5 +45,8 @@ pub(super) fn mount_image(files: &Path, target: &Path, view: View<'_>) -> Result
     let copy = changes.join("diff");
     fs::create_dir_all(&copy).at("create", &copy)?;
     driver::copy_whole(files, &copy)?;
-    bind(&copy, target, view.users)
+    if !view.label.is_empty() {
+        sys::selinux::relabel(&copy, view.label).at("label", &copy)?;
+    }
+    mount::bind(&copy, target, false).at("mount image on", target)
 }

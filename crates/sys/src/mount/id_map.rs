@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsmount, fsopen, mount_change, move_mount, open_tree,
 };
 use rustix::thread::UnshareFlags;
 
@@ -19,6 +20,7 @@ use super::{Flags, Overlay, overlay, tmpfs};
 const PLACE_BYTES: u64 = 1 << 20;
 
 /// `struct mount_attr` of `mount_setattr(2)`.
+#[derive(Default)]
 #[repr(C)]
 struct MountAttr {
     set: u64,
@@ -29,7 +31,8 @@ struct MountAttr {
 
 /// A copy of the mount at `source`, attached nowhere yet, on which `namespace` (a user namespace)
 /// says who owns what: an owner `n` on disk is shown as the id that `n` has outside of it. With the
-/// mounts beneath it if `recursive`; those stay as they are.
+/// mounts beneath it if `recursive`; those keep their owners. What is mounted beneath `source` later
+/// shows in the copy too; nothing that happens to the copy, its end above all, reaches `source`.
 ///
 /// # Errors
 /// `EINVAL`: the file system can't (overlay, NFS before Linux 6.9), or is id-mapped already;
@@ -38,19 +41,43 @@ pub fn id_mapped(source: &Path, namespace: BorrowedFd<'_>, recursive: bool) -> i
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     let tree = open_tree(CWD, source, flags)?;
+    let slave = MountAttr {
+        propagation: libc::MS_SLAVE,
+        ..MountAttr::default()
+    };
+    set_attributes(tree.as_fd(), libc::AT_RECURSIVE, &slave)?;
     set_id_map(tree.as_fd(), namespace)?;
     Ok(tree)
 }
 
-#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
+/// Whether a tmpfs can be id-mapped (Linux 6.3): makes one, attached nowhere, and tries.
+///
+/// # Errors
+/// `EINVAL`: it can't; else as [`id_mapped`].
+pub fn try_tmpfs(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    let tree = fsmount(&context, flags, MountAttrFlags::empty())?;
+    set_id_map(tree.as_fd(), namespace)
+}
+
 fn set_id_map(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
     const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
-    let attributes = MountAttr {
+    let mapped = MountAttr {
         set: MOUNT_ATTR_IDMAP,
-        clear: 0,
-        propagation: 0,
         user_namespace: u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?,
+        ..MountAttr::default()
     };
+    set_attributes(tree, 0, &mapped)
+}
+
+#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
+fn set_attributes(
+    tree: BorrowedFd<'_>,
+    flags: libc::c_int,
+    attributes: &MountAttr,
+) -> io::Result<()> {
     // SAFETY: an empty path with AT_EMPTY_PATH, and a structure of the size that is passed, which
     // the kernel only reads.
     let rc = unsafe {
@@ -58,8 +85,8 @@ fn set_id_map(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()>
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
+            libc::AT_EMPTY_PATH | flags,
+            std::ptr::from_ref(attributes),
             size_of::<MountAttr>(),
         )
     };
