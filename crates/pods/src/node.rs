@@ -176,7 +176,7 @@ pub(crate) struct Node {
     pub(crate) operations: Arc<Operations>,
     pub(crate) statistics: Arc<Statistics>,
     /// Whether user namespaces are possible here, once it was asked.
-    pub(crate) user_namespaces: tokio::sync::OnceCell<bool>,
+    pub(crate) user_namespaces: tokio::sync::OnceCell<()>,
     live: Mutex<HashMap<PodId, Arc<Live>>>,
 }
 

@@ -15,7 +15,7 @@ use crate::operations::{chain, checkpoint_container, create_container, run_pod};
 use crate::records::{self, Dirs};
 use crate::state::container::Phase;
 use crate::state::pod::Pod;
-use crate::{ContainerId, Error, PodId, exits, monitors, namespaces, networking};
+use crate::{ContainerId, Error, PodId, exits, id_mapped, monitors, namespaces, networking};
 
 /// What an earlier daemon left, as it was found at the start.
 #[derive(Debug, Default)]
@@ -158,6 +158,8 @@ impl Leftovers {
             );
             node.forget(pod);
         }
+        let sweeper = Arc::clone(node);
+        blocking(&node.pools.mounts, move || id_mapped::sweep(&sweeper)).await;
         collect_networks(node).await;
     }
 }

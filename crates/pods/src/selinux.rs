@@ -1,7 +1,7 @@
 //! SELinux: which labels a pod and its containers get, and what of the node is labelled for them.
 //!
-//! Each pod has a level of its own, two categories that no other pod has: with the same type, pods
-//! can't reach each other's files. It is in the pod's record, so that a restart knows it.
+//! Each pod has a level of its own, two categories that no other pod or container has, unless its
+//! request names one: with the same type, pods can't reach each other's files. It is in the pod's record, so that a restart knows it.
 
 use std::collections::HashSet;
 use std::io::Read as _;
@@ -125,10 +125,11 @@ pub(crate) async fn of_container(
 
 impl On {
     fn of_pod(&self, request: &PodRequest, pods: &Snapshot) -> Result<Labels, Error> {
+        let mut labels = Labels::of(&self.defaults, &request.selinux, &level(pods));
         if request.privileged || request.pid == PidMode::Host || request.ipc == Shared::Host {
-            return Ok(Labels::default());
+            labels.process.clear();
+            labels.mount.clear();
         }
-        let labels = Labels::of(&self.defaults, &request.selinux, &level(pods));
         self.finished(labels, request.network)
     }
 
@@ -141,16 +142,7 @@ impl On {
         if request.pid == PidMode::Host || pod.request.ipc == Shared::Host {
             return Ok(Labels::default());
         }
-        // In the host's network the label of processes is missing: the level is the files'.
-        let mut of_pod = pod.made.selinux.as_request();
-        if of_pod.is_empty() && !pod.made.selinux.mount.is_empty() {
-            let files = Labels {
-                process: pod.made.selinux.mount.clone(),
-                ..Labels::default()
-            };
-            of_pod.level = files.as_request().level;
-        }
-        let asked = request.selinux.or(&of_pod);
+        let asked = request.selinux.or(&pod.made.selinux.as_request());
         let mut labels = Labels::of(&self.defaults, &asked, &level(pods));
         if request.privileged {
             labels.process.clear();
@@ -185,8 +177,10 @@ fn read(path: &Path) -> std::io::Result<String> {
 
 /// A level that none of the pods has.
 fn level(pods: &Snapshot) -> String {
-    let labels = pods.pods.values().map(|pod| &pod.made.selinux);
-    let taken: HashSet<String> = labels.map(|labels| labels.as_request().level).collect();
+    let pods_of = pods.pods.values().map(|pod| &pod.made.selinux.level);
+    let containers = pods.containers.values();
+    let own = containers.map(|container| &container.made.selinux.level);
+    let taken: HashSet<String> = pods_of.chain(own).cloned().collect();
     free_level(&taken, || u32::from_ne_bytes(sys::random::bytes()))
 }
 

@@ -117,6 +117,9 @@ pub struct Labels {
     pub process: String,
     /// Of its files.
     pub mount: String,
+    /// A pod's level, also where nothing of its own is labelled: its containers have it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub level: String,
 }
 
 impl Labels {
@@ -144,20 +147,26 @@ impl Labels {
         Self {
             process: process.to_string(),
             mount: mount.to_string(),
+            level: process.level,
         }
     }
 
-    /// What a container takes over from its pod: all parts of its processes' label.
+    /// What a container takes over from its pod: its level, and the other parts of its processes'
+    /// label where that has one.
     #[must_use]
     pub fn as_request(&self) -> Request {
-        let Some(label) = Label::parse(&self.process) else {
-            return Request::default();
-        };
-        Request {
-            user: label.user,
-            role: label.role,
-            kind: label.kind,
-            level: label.level,
+        let level = self.level.clone();
+        match Label::parse(&self.process) {
+            None => Request {
+                level,
+                ..Request::default()
+            },
+            Some(label) => Request {
+                user: label.user,
+                role: label.role,
+                kind: label.kind,
+                level,
+            },
         }
     }
 }

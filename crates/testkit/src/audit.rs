@@ -41,6 +41,7 @@ pub fn left(node: &Node) -> Vec<String> {
         "crio/monitors",
         "crio/operations",
         "crio/host-ports",
+        "crio/id-mapped",
         "exits",
         "runtime",
     ] {

@@ -30,7 +30,7 @@ pub(super) fn requested(
         }
         let shown = match (&mount.image, mount.id_map) {
             (Some(_), _) => volumes.next().unwrap_or_default(),
-            (None, Some(_)) => whole(id_mapped::place(&from.bundle, number)),
+            (None, Some(_)) => whole(id_mapped::place(node, &from.id, number)),
             (None, None) => whole(host_source(node, mount)?),
         };
         let rro_supported = handler.features.recursive_readonly;

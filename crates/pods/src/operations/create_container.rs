@@ -317,7 +317,7 @@ fn undo_layer<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
 }
 
 async fn mount(create: &Create) -> Result<(), Error> {
-    let (node, id) = (Arc::clone(&create.node), record_id(create.id.as_str())?);
+    let (node, id) = (Arc::clone(&create.node), create.id.clone());
     let (bundle, volumes) = (create.dirs().bundle.clone(), create.image_volumes.clone());
     let (pod, mounts) = (Arc::clone(&create.pod), create.request.mounts.clone());
     let label = create.selinux.mount.clone();
@@ -330,8 +330,8 @@ async fn mount(create: &Create) -> Result<(), Error> {
             ..storage::View::default()
         };
         image_volumes::mount(&node.store, &bundle, &volumes, view)?;
-        id_mapped::mount(&node, &bundle, &mounts, users)?;
-        Ok::<_, Error>(node.store.mount_in(&id, users)?)
+        id_mapped::mount(&node, &id, &mounts, users)?;
+        Ok::<_, Error>(node.store.mount_in(&record_id(id.as_str())?, users)?)
     };
     let root = blocking(&create.node.pools.storage, mount).await?;
     once(&create.root, root)
@@ -341,19 +341,23 @@ fn undo_mount<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
     Box::pin(async move { unmount(node, container_id(subject)?).await })
 }
 
-/// Unmounts a container's root and the images and host paths in it; fine if they are not mounted.
+/// Unmounts a container's root and the images and host paths in it, each even where another could not
+/// be; fine if they are not mounted.
 pub(crate) async fn unmount(node: &Node, id: &ContainerId) -> Result<(), Error> {
-    let (store, id) = (node.store.clone(), record_id(id.as_str())?);
+    let (store, record) = (node.store.clone(), record_id(id.as_str())?);
+    let mapped = id_mapped::dir(node, id);
     let unmount = move || {
-        let bundle = &store.container(&id)?.run_dir;
-        image_volumes::unmount(bundle)?;
-        id_mapped::unmount(bundle)?;
-        Ok(store.unmount(&id)?)
+        let mapped = id_mapped::unmount(&mapped);
+        let bundle = match store.container(&record) {
+            Err(storage::Error::ContainerUnknown(_)) => return mapped,
+            found => found?.run_dir.clone(),
+        };
+        let images = image_volumes::unmount(&bundle);
+        let root = store.unmount(&record);
+        mapped.and(images)?;
+        Ok(root?)
     };
-    match blocking(&node.pools.storage, unmount).await {
-        Err(Error::Storage(storage::Error::ContainerUnknown(_))) => Ok(()),
-        unmounted => unmounted,
-    }
+    blocking(&node.pools.storage, unmount).await
 }
 
 async fn make_bundle(create: &Create) -> Result<(), Error> {

@@ -325,27 +325,60 @@ async fn limits_hold_for_a_pod_with_its_own_users() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trees_of_the_driver_vfs_are_shown_with_other_owners_too() -> Result<()> {
+async fn with_the_driver_vfs_there_are_none() -> Result<()> {
     let f = fixture::with(Options {
         storage_conf: "[storage]\ndriver = \"vfs\"\n".to_owned(),
         ..Options::default()
     })
     .await?;
-    let pod = f.node.run_pod_config(pod(&f, "whole")).await?;
-    let mut config = container("own", &f.image, &["sleep", "1000"]);
-    config.mounts.push(v1::Mount {
-        container_path: "/image".into(),
-        readonly: true,
-        image: Some(v1::ImageSpec {
-            image: f.image.clone(),
+    let mut runtime = f.node.client().runtime();
+    let status = runtime.status(v1::StatusRequest::default()).await?;
+    let handlers = status.into_inner().runtime_handlers;
+    let told = handlers.iter().filter_map(|handler| handler.features);
+    assert!(told.into_iter().all(|features| !features.user_namespaces));
+    let refused = f.node.run_pod_config(pod(&f, "whole")).await.unwrap_err();
+    assert_eq!(code(&refused), Some(Code::InvalidArgument), "{refused:#}");
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_mounted_in_a_volume_stays_when_its_container_goes() -> Result<()> {
+    let f = fixture::node().await?;
+    // A volume that shares its mounts with others, as all do on a node with systemd, and one in it.
+    let volumes = tempfile::Builder::new()
+        .prefix("crixv-")
+        .tempdir_in("/var/tmp")?;
+    let (outer, inner) = (
+        volumes.path().join("outer"),
+        volumes.path().join("outer/in"),
+    );
+    fs::create_dir(&outer)?;
+    let flags = sys::mount::Flags::default();
+    sys::mount::tmpfs(&outer, 1 << 20, 0o755, flags, "")?;
+    sys::mount::set_propagation(&outer, sys::mount::Propagation::Shared, false)?;
+    fs::create_dir(&inner)?;
+    sys::mount::tmpfs(&inner, 1 << 20, 0o755, flags, "")?;
+    fs::write(inner.join("file"), "kept")?;
+    let seen = async {
+        let pod = f.node.run_pod_config(pod(&f, "shared")).await?;
+        let mut config = container("reads", &f.image, &["sleep", "1000"]);
+        config.mounts.push(v1::Mount {
+            container_path: "/volume".into(),
+            host_path: outer.display().to_string(),
+            uid_mappings: mappings(),
+            gid_mappings: mappings(),
             ..Default::default()
-        }),
-        ..Default::default()
-    });
-    let id = f.node.run(&pod, config).await?;
-    let script =
-        "touch /made; chown 7:8 /made; stat -c %u:%g /bin/busybox /made /image/bin/busybox";
-    let seen = said(&f, &id, script).await?;
-    assert_eq!(words(&seen), ["0:0", "7:8", "0:0"]);
+        });
+        let id = f.node.run(&pod, config).await?;
+        let seen = said(&f, &id, "cat /volume/in/file").await?;
+        f.node.remove_pod(&pod).await?;
+        Ok::<_, anyhow::Error>(seen)
+    };
+    let seen = seen.await;
+    let kept = fs::read_to_string(inner.join("file"));
+    sys::mount::unmount_all(&inner)?;
+    sys::mount::unmount_all(&outer)?;
+    assert_eq!(seen?, "kept");
+    assert_eq!(kept?, "kept");
     f.node.finish().await
 }
