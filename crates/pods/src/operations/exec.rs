@@ -146,13 +146,21 @@ impl Running {
     /// again until it has returned.
     pub(crate) async fn wait(&mut self) -> Option<i32> {
         let ended = &mut self.ended;
-        let news = tokio::select! {
+        tokio::select! {
             biased;
-            status = &mut *ended => status.ok(),
+            status = &mut *ended => return status.ok().map(Status::code),
             // Where it can't be watched, the news alone tell.
-            Ok(()) = self.started.ended() => timeout(NEWS, ended).await.ok()?.ok(),
+            Ok(()) = self.started.ended() => {}
+        }
+        let news = match timeout(NEWS, &mut *ended).await {
+            Ok(news) => news,
+            Err(_late) => {
+                // A monitor that lives is behind with its work, and tells before it answers.
+                self.monitor.list().await.ok()?;
+                timeout(NEWS, ended).await.ok()?
+            }
         };
-        news.map(Status::code)
+        news.ok().map(Status::code)
     }
 
     /// Kills it.

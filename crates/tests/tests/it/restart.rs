@@ -1,5 +1,7 @@
 //! Death of the daemon, of the monitor, and of both: nothing is lost.
 
+use std::path::Path;
+
 use anyhow::Result;
 use cri::v1;
 use rustix::process::{Pid, Signal, kill_process};
@@ -252,12 +254,11 @@ async fn the_death_of_both_costs_no_line_and_no_exit_code() -> Result<()> {
     deaths(true).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_outlives_its_monitor_tells_its_exit_code() -> Result<()> {
-    let f = fixture::node().await?;
+/// A pod in which a command runs that writes "done" and exits with 9 once the file `now` is in the
+/// directory; its session, and the pod.
+async fn waiting_command(f: &fixture::Fixture, go: &Path) -> Result<(Remote, String)> {
     let pod = f.node.run_pod("execs").await?;
-    let go = f.node.dir.join("go");
-    std::fs::create_dir(&go)?;
+    std::fs::create_dir(go)?;
     let mut config = container("main", &f.image, &["sleep", "1000"]);
     config.mounts = vec![v1::Mount {
         container_path: "/go".into(),
@@ -270,11 +271,39 @@ async fn a_command_that_outlives_its_monitor_tells_its_exit_code() -> Result<()>
     let mut command = Remote::connect(&url, Transport::BEST[0], &[1]).await?;
     // What it says comes once the daemon knows that it runs.
     command.reader.until("there").await?;
+    Ok((command, pod))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_outlives_its_monitor_tells_its_exit_code() -> Result<()> {
+    let f = fixture::node().await?;
+    let go = f.node.dir.join("go");
+    let (mut command, pod) = waiting_command(&f, &go).await?;
     let old = monitor(&f.node, &pod, None).await;
     kill_process(old, Signal::KILL)?;
     monitor(&f.node, &pod, Some(old)).await;
     std::fs::write(go.join("now"), "")?;
     let outcome = command.reader.rest().await?;
+    assert_eq!((outcome.code()?, &*outcome.stdout), (9, &b"done\n"[..]));
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_that_is_behind_loses_no_exit_code() -> Result<()> {
+    let f = fixture::node().await?;
+    let go = f.node.dir.join("go");
+    let (mut command, pod) = waiting_command(&f, &go).await?;
+    let busy = monitor(&f.node, &pod, None).await;
+    kill_process(busy, Signal::STOP)?;
+    std::fs::write(go.join("now"), "")?;
+    let again = async {
+        // Longer than the daemon waits for the news of an end that it has seen.
+        tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+        kill_process(busy, Signal::CONT)
+    };
+    let (outcome, again) = tokio::join!(command.reader.rest(), again);
+    again?;
+    let outcome = outcome?;
     assert_eq!((outcome.code()?, &*outcome.stdout), (9, &b"done\n"[..]));
     f.node.finish().await
 }
