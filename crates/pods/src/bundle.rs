@@ -24,7 +24,7 @@ use crate::rootfs::Rootfs;
 use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, accounts, cdi, default_mounts, devices, files,
+    ContainerId, ContainerRequest, Error, accounts, cdi, default_mounts, devices, files, handlers,
     own_volumes, selinux, timezone,
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct Ingredients {
 /// Looks everything up and builds the spec. Blocks.
 pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made), Error> {
     let (request, pod) = (&from.request, &from.pod);
-    let handler = node.handlers.get(&pod.made.handler)?;
+    let handler = handlers::of(node, pod)?;
     let changing = node.changing.load_full();
     let rootfs = Rootfs::open(&from.root, pod.request.id_map)?;
     let user = rootfs.user(&request.user, &from.image.user)?;

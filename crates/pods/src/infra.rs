@@ -49,11 +49,11 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     if let Some(image) = &changing.pause_image {
         mount_image(run, image).await?;
     }
-    let create = message(&run.node, &run.id, &run.handler, &run.dirs().bundle)?;
+    let create = message(&run.id, &run.handler, &run.dirs().bundle)?;
     let id = create.id.clone();
     let monitor = run.node.live(&run.id).monitor().await?;
     let failed = |error| runtime_error("pod process not created", error);
-    let image = run.node.handlers.get(&run.handler)?.image.clone();
+    let image = run.handler.image.clone();
     let image = run.node.pools.files.run(move || image.get()).await;
     let made = monitor
         .create(create, image.as_ref().map(|image| image.as_fd()))
@@ -146,12 +146,7 @@ fn build(run: &Run, image: Option<&PauseImage>) -> Result<oci::Spec, Error> {
         kernel: node.host.kernel,
     };
     Ok(spec::container::build(Parts {
-        oci_version: node
-            .handlers
-            .get(&run.handler)?
-            .features
-            .oci_version
-            .clone(),
+        oci_version: run.handler.features.oci_version.clone(),
         process: oci::Process {
             user: user(&run.request),
             args,
@@ -216,12 +211,10 @@ fn write(dir: &Path, spec: &oci::Spec, map: Option<storage::IdMap>) -> Result<()
 
 /// What the monitor needs to make the process, or to take it over.
 pub(crate) fn message(
-    node: &Node,
     pod: &PodId,
-    handler: &str,
+    handler: &runtime::Handler,
     bundle: &Path,
 ) -> Result<Create, Error> {
-    let handler = node.handlers.get(handler)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     Ok(Create {
         id: wire_id(pod.as_str())?,

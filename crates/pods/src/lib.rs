@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod exits;
 mod files;
+mod handlers;
 mod host;
 mod id_mapped;
 mod ids;
@@ -92,14 +93,15 @@ impl Pods {
     }
 
     /// Goes on with other options and handlers. Returns the names of handlers that are gone from
-    /// the configuration and stay for the pods that use them.
+    /// the configuration, and that pods use: those keep them, new ones don't get them.
     #[must_use]
     pub fn change(&self, changing: Changing, handlers: runtime::Handlers) -> Vec<String> {
         let pods = self.0.table.load();
-        let is_used = |name: &str| pods.pods.values().any(|pod| pod.made.handler == name);
-        let kept = self.0.handlers.replace(handlers, is_used);
+        let is_used = |name: &String| pods.pods.values().any(|pod| pod.made.handler == *name);
+        let mut gone = self.0.handlers.replace(handlers);
+        gone.retain(is_used);
         self.0.changing.store(Arc::new(changing));
-        kept
+        gone
     }
 
     /// Runs a pod sandbox and returns its id. The repeat of a request returns the same.

@@ -22,7 +22,7 @@ use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::records::Dirs;
 use crate::state::container::{Container, Init, Phase};
-use crate::{ContainerId, Error, PodId, cgroups, exits, infra};
+use crate::{ContainerId, Error, PodId, cgroups, exits, handlers, infra};
 
 mod live;
 
@@ -240,7 +240,7 @@ async fn adopt_infra(node: &Node, pod: &PodId, monitor: &Monitor) -> Result<(), 
         return Ok(());
     };
     let adopt = Adopt {
-        create: infra::message(node, &pod.id, &pod.made.handler, &pod.made.files)?,
+        create: infra::message(&pod.id, &handlers::to_watch(node, &pod), &pod.made.files)?,
         pid: u32::try_from(init.pid).unwrap_or(0),
         start_time: init.start_time,
         started: true,
@@ -265,6 +265,11 @@ async fn adopt_or_lose(
         Ok(()) => Ok(()),
         // It died as well: the next one adopts.
         Err(Adoption::MonitorLost) => Err(Error::Monitor("lost".to_owned())),
+        Err(Adoption::NotTried(error)) => {
+            let (id, error) = (container.id.as_str(), chain(&error));
+            tracing::error!(container = id, error, "container without a monitor");
+            Ok(())
+        }
         Err(Adoption::Failed(error)) => {
             let (id, error) = (container.id.as_str(), chain(&error));
             tracing::error!(container = id, error, "container not adopted");
@@ -277,12 +282,14 @@ async fn adopt_or_lose(
 /// Why a successor did not take a container over.
 enum Adoption {
     MonitorLost,
+    /// The monitor was not asked, which says nothing of the container.
+    NotTried(Error),
     Failed(Error),
 }
 
 impl From<Error> for Adoption {
     fn from(error: Error) -> Self {
-        Self::Failed(error)
+        Self::NotTried(error)
     }
 }
 
@@ -296,9 +303,12 @@ async fn adopt(
         return Ok(());
     };
     let dirs = node.dirs(container.id.as_str()).await?;
-    let dirs = dirs.ok_or_else(|| Error::Internal("no record".to_owned()))?;
+    let no_record = || Adoption::Failed(Error::Internal("no record".to_owned()));
+    let dirs = dirs.ok_or_else(no_record)?;
+    let pod = node.table.load().pod(container.pod.as_str())?;
+    let handler = handlers::to_watch(node, &pod);
     let adopt = Adopt {
-        create: create_message(node, container, &dirs)?,
+        create: create_message(node, container, &handler, &dirs)?,
         pid: u32::try_from(init.pid).unwrap_or(0),
         start_time: init.start_time,
         started: matches!(container.phase, Phase::Running { .. }),
@@ -334,10 +344,9 @@ pub(crate) fn environment() -> Vec<String> {
 pub(crate) fn create_message(
     node: &Node,
     container: &Container,
+    handler: &runtime::Handler,
     dirs: &Dirs,
 ) -> Result<Create, Error> {
-    let pod = node.table.load().pod(container.pod.as_str())?;
-    let handler = node.handlers.get(&pod.made.handler)?;
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
     Ok(Create {
         id: wire_id(container.id.as_str())?,

@@ -150,7 +150,7 @@ pub(crate) fn write_pod_state(pod: &Pod, dirs: &Dirs) -> Result<(), Error> {
     durable(&dirs.persistent.join(STATE), &PodState::of(pod))
 }
 
-/// Reads a pod's record; `None` where it never was whole.
+/// Reads a pod's record; `None` where it never was whole. Its handler is not looked for.
 pub(crate) fn read_pod(dirs: &Dirs) -> Result<Option<Pod>, Error> {
     let Some(file) = read::<PodFile>(&dirs.persistent.join(REQUEST))? else {
         return Ok(None);
@@ -164,6 +164,7 @@ pub(crate) fn read_pod(dirs: &Dirs) -> Result<Option<Pod>, Error> {
         made: Arc::new(file.made),
         created: file.created,
         ready,
+        handler: None,
     }))
 }
 

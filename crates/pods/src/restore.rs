@@ -15,7 +15,9 @@ use crate::operations::{chain, checkpoint_container, create_container, run_pod};
 use crate::records::{self, Dirs};
 use crate::state::container::Phase;
 use crate::state::pod::Pod;
-use crate::{ContainerId, Error, PodId, exits, id_mapped, monitors, namespaces, networking};
+use crate::{
+    ContainerId, Error, PodId, exits, handlers, id_mapped, monitors, namespaces, networking,
+};
 
 /// What an earlier daemon left, as it was found at the start.
 #[derive(Debug, Default)]
@@ -54,6 +56,7 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
             .collect(),
         ..Leftovers::default()
     };
+    let mut recorded = handlers::Recorded::default();
     for record in node.store.containers()?.iter() {
         let dirs = Dirs {
             persistent: record.dir.clone(),
@@ -61,7 +64,10 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
         };
         let whole = match kind(&record.metadata) {
             Kind::Foreign => continue,
-            Kind::Pod => records::read_pod(&dirs)?.map(|pod| node.table.put_pod(pod)),
+            Kind::Pod => records::read_pod(&dirs)?.map(|mut pod| {
+                pod.handler = recorded.find(node, &pod.made);
+                node.table.put_pod(pod)
+            }),
             Kind::Container => records::read_container(&dirs)?.and_then(|container| {
                 let had_process = container.phase.init().is_none_or(|init| init.pid != 0);
                 let waits = container.awaits_restore() && records::has_state(&dirs);

@@ -8,7 +8,7 @@ use crate::node::Node;
 use crate::operations::chain;
 use crate::request::Profile;
 use crate::state::pod::Pod;
-use crate::{ContainerRequest, Error};
+use crate::{ContainerRequest, Error, handlers};
 
 /// The annotation, by its new and its old name.
 const NAMES: [&str; 2] = [
@@ -26,7 +26,7 @@ pub(crate) async fn profile(
     of_image: &BTreeMap<String, String>,
 ) -> Result<Option<Vec<u8>>, Error> {
     let open = matches!(request.seccomp, Profile::Unset | Profile::Unconfined);
-    let handler = node.handlers.get(&pod.made.handler)?;
+    let handler = handlers::of(node, pod)?;
     let allowed = &handler.config.allowed_annotations;
     if request.privileged || !open || !is_allowed(allowed) {
         return Ok(None);

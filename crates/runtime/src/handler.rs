@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Features, Image};
 
-/// A handler as it is configured.
-#[derive(Debug, Clone, Default)]
+/// A handler as it is configured. Pods' records keep it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Its name.
     pub name: String,
@@ -51,6 +54,33 @@ pub struct Handler {
 }
 
 impl Handler {
+    /// A handler as a record keeps it, also if its program is not there now: calls fail as long as
+    /// that is so. Asks the runtime. Blocks.
+    #[must_use]
+    pub fn recorded(config: Config) -> Self {
+        let features = Features::ask(&config.path);
+        Self::new(config, features)
+    }
+
+    /// A handler of which nothing but its name is known: every call of its runtime fails.
+    #[must_use]
+    pub fn unknown(name: &str) -> Self {
+        let config = Config {
+            name: name.to_owned(),
+            path: name.into(),
+            ..Config::default()
+        };
+        Self::new(config, Features::parse(b""))
+    }
+
+    fn new(config: Config, features: Features) -> Self {
+        Self {
+            image: Image::new(&config.path, features.copies_itself),
+            config,
+            features,
+        }
+    }
+
     /// Arguments that stand before the runtime's sub-command.
     #[must_use]
     pub fn global_arguments(&self) -> Vec<String> {
@@ -75,7 +105,7 @@ impl Handler {
     }
 }
 
-/// All handlers that can be used; a reload puts others in their place.
+/// All handlers that new pods can use; a reload puts others in their place.
 #[derive(Debug)]
 pub struct Handlers(RwLock<Arc<Set>>);
 
@@ -147,24 +177,15 @@ impl Handlers {
         default.into_iter().chain(named).collect()
     }
 
-    /// Puts `new` in the place of these, and returns the names of those that stay though they are
-    /// not among the new ones: somebody `is_used` as long as its pods are there.
-    pub fn replace(&self, new: Self, is_used: impl Fn(&str) -> bool) -> Vec<String> {
+    /// Puts `new` in the place of these, and returns the names of those that are gone.
+    pub fn replace(&self, new: Self) -> Vec<String> {
         let new = new.set();
         let mut old = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut by_name = new.by_name.clone();
-        let mut kept = Vec::new();
-        for (name, handler) in &old.by_name {
-            if !by_name.contains_key(name) && is_used(name) {
-                by_name.insert(name.clone(), Arc::clone(handler));
-                kept.push(name.clone());
-            }
-        }
-        *old = Arc::new(Set {
-            default: new.default.clone(),
-            by_name,
-        });
-        kept
+        let gone = old.by_name.keys();
+        let gone = gone.filter(|name| !new.by_name.contains_key(*name));
+        let gone = gone.cloned().collect();
+        *old = new;
+        gone
     }
 }
 
@@ -192,13 +213,8 @@ fn usable(mut config: Config) -> Result<Handler, Error> {
         });
     };
     let features = Features::ask(&path);
-    let image = Image::new(&path, features.copies_itself);
     config.path = path;
-    Ok(Handler {
-        config,
-        features,
-        image,
-    })
+    Ok(Handler::new(config, features))
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {
@@ -224,19 +240,17 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_that_pods_use_outlives_its_configuration() {
+    fn a_reload_leaves_what_is_configured() {
         let find = |names: &[&str], default| {
             let configs = names.iter().map(|name| config(name, "/bin/true"));
             Handlers::find(configs.collect(), default).unwrap().0
         };
         let handlers = find(&["a", "b", "c"], "a");
-        let kept = handlers.replace(find(&["c", "d"], "d"), |name| name == "b");
-        assert_eq!(kept, ["b"]);
+        assert_eq!(handlers.replace(find(&["c", "d"], "d")), ["a", "b"]);
         let names: Vec<_> = handlers.all().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["", "b", "c", "d"]);
+        assert_eq!(names, ["", "c", "d"]);
         assert_eq!(handlers.get("").unwrap().config.name, "d");
-        let kept = handlers.replace(find(&["d"], "d"), |_| false);
-        assert!(kept.is_empty() && handlers.get("b").is_err());
+        assert!(handlers.get("b").is_err());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::checkpoint::{self, Pack, available, images_dir, work_dir};
 use crate::node::{Node, blocking};
 use crate::records::Dirs;
 use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, monitors, records};
+use crate::{ContainerId, Error, handlers, monitors, records};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "checkpoint-container";
@@ -41,8 +41,8 @@ const IMAGE_BYTES: u64 = 256 << 20;
 pub(crate) struct Checkpoint {
     node: Arc<Node>,
     container: Arc<Container>,
-    /// Its handler's name.
-    handler: String,
+    /// Its handler.
+    handler: Arc<runtime::Handler>,
     dirs: Dirs,
     work: PathBuf,
     location: PathBuf,
@@ -159,7 +159,7 @@ async fn work(
     let checkpoint = Checkpoint {
         node: Arc::clone(node),
         container,
-        handler: pod.made.handler.clone(),
+        handler: handlers::of(node, &pod)?,
         work: work_dir(&dirs.persistent),
         dirs,
         location,
@@ -219,7 +219,7 @@ fn temporary(location: &Path) -> Result<PathBuf, Error> {
 impl Checkpoint {
     /// A call of the runtime about the container, which has what is left of the time.
     fn program(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Result<Program, Error> {
-        let handler = self.node.handlers.get(&self.handler)?;
+        let handler = &self.handler;
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Error::TimedOut("time for the checkpoint is up".to_owned()));
@@ -421,7 +421,7 @@ async fn pack(checkpoint: &Checkpoint) -> Result<(), Error> {
         checkpoint::pack(&Pack {
             store: &node.store,
             container: &container,
-            handler: &handler,
+            handler: &handler.config.name,
             dirs: &dirs,
             work: &work,
             to: &to,

@@ -27,8 +27,8 @@ use crate::request::PidMode;
 use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, id_mapped, image_volumes,
-    namespaces, seccomp_artifact, selinux,
+    ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, handlers, id_mapped,
+    image_volumes, namespaces, seccomp_artifact, selinux,
 };
 
 /// Name of the operation.
@@ -395,11 +395,7 @@ async fn make_bundle(create: &Create) -> Result<(), Error> {
             serde_json::to_vec(&built.0).map_err(|wrong| Error::Internal(wrong.to_string()))?;
         // On tmpfs, read by the runtime at once: nothing is synced.
         sys::durable::replace_volatile(&path, &text, 0o600).map_err(Error::io("write", path))?;
-        let image = node
-            .handlers
-            .get(&ingredients.pod.made.handler)?
-            .image
-            .get();
+        let image = handlers::of(&node, &ingredients.pod)?.image.get();
         Ok::<_, Error>((built, image))
     };
     let (built, image) = blocking(&create.node.pools.mounts, build).await?;
@@ -470,7 +466,9 @@ async fn make(create: &Create) -> Result<(), Error> {
         // Its start has the runtime restore its processes.
         return once(&create.init, NOBODY);
     }
-    let message = monitors::create_message(&create.node, &create.container(NOBODY), create.dirs())?;
+    let (node, container) = (&create.node, create.container(NOBODY));
+    let handler = handlers::of_container(node, &container)?;
+    let message = monitors::create_message(node, &container, &handler, create.dirs())?;
     let monitor = create.live.monitor().await?;
     let runtime = create.runtime.get().and_then(Option::as_ref);
     let made = monitor

@@ -20,7 +20,7 @@ use super::create_container::runtime_error;
 use crate::monitors::Live;
 use crate::node::{Node, blocking};
 use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, monitors};
+use crate::{ContainerId, Error, handlers, monitors};
 
 /// How long a runtime may take to start a command, where the caller sets no limit.
 pub(crate) const START: Duration = Duration::from_secs(4 * 60);
@@ -225,7 +225,7 @@ async fn prepare(
 /// count, not those that the container was made with.
 fn affinity(node: &Node, container: &Container) -> Result<Option<CpuAffinity>, Error> {
     let pod = node.table.load().pod(container.pod.as_str())?;
-    let handler = node.handlers.get(&pod.made.handler)?;
+    let handler = handlers::of(node, &pod)?;
     let wanted = handler.config.exec_on_first_cpu;
     let first = wanted.then(|| first_cpu(&container.limits.cpuset_cpus));
     Ok(first.flatten().map(|first| CpuAffinity {

@@ -27,7 +27,8 @@ pub(crate) struct Run {
     pub(crate) created: SystemTime,
     pub(crate) hostname: String,
     pub(crate) log_directory: PathBuf,
-    pub(crate) handler: String,
+    /// Its own from the beginning on: a reload may take it out of the configuration.
+    pub(crate) handler: Arc<runtime::Handler>,
     pub(crate) cgroup_parent: String,
     /// SELinux labels.
     pub(crate) selinux: spec::selinux::Labels,
@@ -103,9 +104,6 @@ pub(crate) async fn run(node: &Arc<Node>, request: PodRequest) -> Outcome {
             "a process namespace shared by the pod needs the pause program".to_owned(),
         )));
     }
-    if request.id_map.is_some() {
-        has_user_namespaces(node, &request).await?;
-    }
     let key = Key {
         kind: OPERATION,
         subject: request.key.record_name(),
@@ -119,8 +117,7 @@ pub(crate) async fn run(node: &Arc<Node>, request: PodRequest) -> Outcome {
 }
 
 /// Refuses a user namespace where there can be none: never less isolation than was asked for.
-async fn has_user_namespaces(node: &Arc<Node>, request: &PodRequest) -> Result<(), Error> {
-    let handler = node.handlers.get(&request.runtime_handler)?;
+async fn has_user_namespaces(node: &Arc<Node>, handler: &runtime::Handler) -> Result<(), Error> {
     let refused = if !user_namespaces::are_possible(node).await {
         "this node's kernel or file system has no id-mapped mounts".to_owned()
     } else if !handler.features.user_namespaces {
@@ -147,12 +144,10 @@ async fn work(
             )))
         };
     }
-    let handler = node
-        .handlers
-        .get(&request.runtime_handler)?
-        .config
-        .name
-        .clone();
+    let handler = node.handlers.get(&request.runtime_handler)?;
+    if request.id_map.is_some() {
+        has_user_namespaces(&node, &handler).await?;
+    }
     let id = PodId::random();
     let request = Arc::new(request);
     let run = Run {
@@ -231,6 +226,7 @@ impl Run {
             resources: Arc::new(self.request.resources.clone()),
             created: self.created,
             ready: true,
+            handler: Some(Arc::clone(&self.handler)),
         }
     }
 
@@ -241,7 +237,8 @@ impl Run {
             hostname: self.hostname.clone(),
             log_directory: self.log_directory.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
-            handler: self.handler.clone(),
+            handler: self.handler.config.name.clone(),
+            handler_config: Some(self.handler.config.clone()),
             ips: attachment
                 .map(|attachment| attachment.ips.clone())
                 .unwrap_or_default(),

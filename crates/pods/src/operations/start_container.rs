@@ -10,7 +10,7 @@ use super::{Key, Outcome, chain};
 use crate::monitors::Live;
 use crate::node::{Node, blocking};
 use crate::state::container::{Container, Exit, Init, NOBODY, Phase};
-use crate::{Error, checkpoint, exits, monitors, records};
+use crate::{Error, checkpoint, exits, handlers, monitors, records};
 
 const OPERATION: &str = "start-container";
 /// Exit code of a container that could not be started.
@@ -109,7 +109,8 @@ async fn restore(
 ) -> Result<Init, Error> {
     let dirs = node.dirs(container.id.as_str()).await?;
     let dirs = dirs.ok_or_else(|| Error::Internal("no record".to_owned()))?;
-    let message = monitors::create_message(node, container, &dirs)?;
+    let handler = handlers::of_container(node, container)?;
+    let message = monitors::create_message(node, container, &handler, &dirs)?;
     let from = checkpoint::restore_dir(&dirs.persistent);
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
     let images = text(&checkpoint::images_dir(&from));

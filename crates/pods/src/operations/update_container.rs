@@ -19,7 +19,7 @@ use super::stage::step;
 use super::{Key, Outcome};
 use crate::node::{Node, blocking};
 use crate::state::container::{Container, Phase};
-use crate::{Error, records};
+use crate::{Error, handlers, records};
 
 pub(crate) const OPERATION: &str = "update-container";
 /// Its steps. Each states all limits, so that a repeat mends what one before left half done.
@@ -59,7 +59,7 @@ async fn work(node: &Arc<Node>, container: &Container, update: &Request) -> Resu
     if matches!(container.phase, Phase::Exited { .. }) {
         return Err(ended(&container));
     }
-    let handler = node.handlers.get(&pod.made.handler)?;
+    let handler = handlers::of(node, &pod)?;
     let limits = resources::merge(&container.limits, update);
     let minimum = handler.config.minimum_memory;
     let resources = resources::resolve(&limits, node.host.controllers, minimum, 0)?;

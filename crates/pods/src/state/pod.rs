@@ -26,6 +26,9 @@ pub struct Pod {
     pub created: SystemTime,
     /// Whether its namespaces and network are there.
     pub ready: bool,
+    /// The handler that it was run with, also if that is not configured any more; none where an
+    /// older daemon ran the pod and kept no more than its name.
+    pub handler: Option<Arc<runtime::Handler>>,
 }
 
 /// What running a pod settled.
@@ -39,6 +42,9 @@ pub struct Made {
     pub cgroup_parent: String,
     /// Name of the handler in force.
     pub handler: String,
+    /// That handler's configuration; none in the records of older daemons.
+    #[serde(default)]
+    pub handler_config: Option<runtime::Config>,
     /// Addresses, the primary one first; none in the host's network.
     pub ips: Vec<IpAddr>,
     /// Pinned network namespace; none in the host's network.

@@ -24,7 +24,7 @@ fn directory() -> Result<TempDir> {
         .tempdir_in("/var/tmp")?)
 }
 
-fn log(f: &Fixture) -> Result<String> {
+pub(crate) fn log(f: &Fixture) -> Result<String> {
     Ok(fs::read_to_string(f.node.dir.join("crioxide.log"))?)
 }
 
@@ -62,7 +62,7 @@ fn profile(dir: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-async fn with_handler(f: &Fixture, name: &str, handler: &str) -> Result<String> {
+pub(crate) async fn with_handler(f: &Fixture, name: &str, handler: &str) -> Result<String> {
     let request = v1::RunPodSandboxRequest {
         config: Some(pod(name, &f.node.logs())),
         runtime_handler: handler.to_owned(),
