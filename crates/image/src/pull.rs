@@ -19,6 +19,7 @@ use crate::options::{Changing, Options};
 use crate::progress::Tracker;
 use crate::reference::{ImageName, Reference};
 use crate::registries::{Registries, Source};
+use crate::signatures::{Found, keep};
 use crate::totals::Counters;
 
 mod artifact;
@@ -207,9 +208,9 @@ impl Puller {
         let id: ImageId = fetched.manifest.config.digest.hex().parse()?;
         // Before what is encrypted gets another manifest: this one was signed.
         let signed = Digest::of(&fetched.manifest_bytes);
-        let signatures = fetched.signatures.clone();
+        let (signatures, accepted) = (fetched.signatures.clone(), fetched.accepted);
         let fetched = self.decrypted(fetched, &config.diff_ids, &secrets).await?;
-        let mut image = NewImage {
+        let image = NewImage {
             id,
             names: names.iter().map(Reference::stored_name).collect(),
             digest: Some(fetched.manifest_digest.clone()),
@@ -221,10 +222,11 @@ impl Puller {
         fault("image.pull.layers")?;
         let store = self.store.clone();
         let put = move || {
-            let record = crate::signatures::record(&store, &image.id, &signed, &signatures)?;
-            image.big_data.extend(record.items);
-            image.metadata = record.metadata;
-            Ok::<_, Error>(store.put_image(image)?)
+            let found = Found {
+                signatures: &signatures,
+                accepted,
+            };
+            store.put_image_with(image, |image, known| keep(image, known, &signed, found))
         };
         let recorded = self.files.run(put).await?;
         Ok(recorded.id.clone())

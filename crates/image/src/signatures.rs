@@ -4,14 +4,16 @@
 //! item `signature-<hex>` per manifest with its signatures one after another, an item `signatures`
 //! with those of the manifest that was stored last, and their lengths in the image's metadata. For
 //! artifacts nobody else keeps any: theirs are a line with the lengths, `[1,2]`, and they themselves.
+//!
+//! A pull adds to what is kept and takes nothing away: an image is everybody's on the node, and who
+//! pulls it from a source without signatures says nothing about those of others.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use storage::{Digest, Image, ImageId, Store, StoredArtifact};
-use trust::Signature;
+use storage::{Digest, Image, ImageId, KnownImage, NewImage, Store, StoredArtifact};
+use trust::{Evidence, Signature};
 
-use crate::error::Result;
 use crate::limits;
 use crate::manifest::Document;
 
@@ -35,53 +37,152 @@ impl Metadata {
     }
 }
 
+/// The signatures that a pull found for a manifest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) signatures: &'a [Signature],
+    /// Whether a policy asked for some, and these are enough.
+    pub(crate) accepted: bool,
+}
+
+/// Adds what was found for a manifest to what is kept for it with an image; what is kept for other
+/// manifests stays. `known` is the image as it is in the store.
+///
+/// # Errors
+/// Of reading what is kept; what is missing is not an error.
+pub(crate) fn keep(
+    image: &mut NewImage,
+    known: Option<&KnownImage<'_>>,
+    manifest: &Digest,
+    found: Found<'_>,
+) -> Result<(), storage::Error> {
+    let item = |key: &str| match known.map(|known| known.item(key)) {
+        None | Some(Err(storage::Error::NoBigData { .. })) => Ok(None),
+        Some(item) => item.map(Some),
+    };
+    let record = add(
+        known.map_or("", KnownImage::metadata),
+        item,
+        manifest,
+        found,
+    )?;
+    image.big_data.extend(record.items);
+    image.metadata = record.metadata;
+    Ok(())
+}
+
 /// What is recorded for a manifest's signatures.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Record {
+struct Record {
     /// Items of the image.
-    pub(crate) items: Vec<(String, Vec<u8>)>,
+    items: Vec<(String, Vec<u8>)>,
     /// Its metadata.
-    pub(crate) metadata: String,
+    metadata: String,
 }
 
-/// Makes the record of a manifest's signatures for an image that may be in the store already, with
-/// signatures of other manifests; those stay.
-pub(crate) fn record(
-    store: &Store,
-    image: &ImageId,
+fn add<E>(
+    known: &str,
+    item: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
     manifest: &Digest,
-    signatures: &[Signature],
-) -> Result<Record> {
-    let known = match store.image(image) {
-        Ok(image) => image.metadata.clone(),
-        Err(storage::Error::ImageUnknown(_)) => String::new(),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(add(&known, manifest, signatures))
-}
-
-fn add(known: &str, manifest: &Digest, signatures: &[Signature]) -> Record {
+    found: Found<'_>,
+) -> Result<Record, E> {
     let mut metadata = Metadata::parse(known);
-    let blobs: Vec<_> = signatures.iter().map(Signature::encode).collect();
-    let sizes: Vec<_> = blobs.iter().map(Vec::len).collect();
+    let read = |key: &str, sizes: &[usize]| {
+        let bytes = if sizes.is_empty() { None } else { item(key)? };
+        let bytes = bytes.unwrap_or_default();
+        let kept = pieces(&bytes, sizes).map(<[u8]>::to_vec);
+        Ok::<Vec<_>, E>(kept.collect())
+    };
     let mut items = Vec::new();
+    let sizes = metadata.by_manifest.remove(manifest.as_str());
+    let mut kept = read(&key_of(manifest), &sizes.unwrap_or_default())?;
+    // Somebody may have kept those of the manifest that was stored last as such only.
+    let last = read(LAST, &metadata.last)?;
+    let last_manifest = if last.is_empty() {
+        None
+    } else {
+        item("manifest")?
+    };
+    if let Some(of) = last_manifest.map(|bytes| Digest::of(&bytes)) {
+        let is_kept = |sizes: &Vec<usize>| *sizes == metadata.last;
+        if of == *manifest {
+            for one in last {
+                if !kept.contains(&one) {
+                    kept.push(one);
+                }
+            }
+        } else if !metadata.by_manifest.contains_key(of.as_str())
+            && sizes_of(&kept) != metadata.last
+            && !metadata.by_manifest.values().any(is_kept)
+        {
+            items.push((key_of(&of), last.concat()));
+            metadata.by_manifest.insert(of.to_string(), sizes_of(&last));
+        }
+    }
+    let blobs = merged(kept, found);
+    let sizes = sizes_of(&blobs);
     if !blobs.is_empty() {
         let all = blobs.concat();
-        items.push((format!("signature-{}", manifest.hex()), all.clone()));
-        items.push(("signatures".to_owned(), all));
+        items.push((key_of(manifest), all.clone()));
+        items.push((LAST.to_owned(), all));
+        metadata
+            .by_manifest
+            .insert(manifest.to_string(), sizes.clone());
     }
-    metadata.last.clone_from(&sizes);
-    metadata.by_manifest.remove(manifest.as_str());
-    if !sizes.is_empty() {
-        metadata.by_manifest.insert(manifest.to_string(), sizes);
-    }
+    metadata.last = sizes;
     let metadata = serde_json::to_string(&metadata).unwrap_or_else(|_| "{}".to_owned());
-    Record { items, metadata }
+    Ok(Record { items, metadata })
 }
 
-/// The manifests of a stored image, each of which says that the image is what it is, and all
-/// signatures that are kept with it. What is damaged is left out: it can prove nothing.
-pub(crate) fn evidence(store: &Store, image: &Image) -> (Vec<Vec<u8>>, Vec<Signature>) {
+/// What is kept for a manifest, and what a pull found for it, each once. Where they are too many or too
+/// large, those at the end are left out. What is new stands there, so that nothing that is kept goes for
+/// what nobody has verified; but what a policy asked for and accepted stands in front of all.
+fn merged(kept: Vec<Vec<u8>>, found: Found<'_>) -> Vec<Vec<u8>> {
+    let known: Vec<_> = kept.iter().map(|one| Signature::parse(one).ok()).collect();
+    let is_found = |one: &Option<Signature>| {
+        let one = one.as_ref();
+        one.is_some_and(|one| found.signatures.contains(one))
+    };
+    let all: Vec<Vec<u8>> = if found.accepted {
+        let first = found.signatures.iter().map(Signature::encode);
+        let rest = kept.into_iter().zip(&known);
+        let rest = rest.filter_map(|(bytes, one)| (!is_found(one)).then_some(bytes));
+        first.chain(rest).collect()
+    } else {
+        let new = found.signatures.iter();
+        let new = new.filter(|new| !known.iter().any(|one| one.as_ref() == Some(new)));
+        kept.into_iter().chain(new.map(Signature::encode)).collect()
+    };
+    let (mut few, mut bytes): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
+    for one in all {
+        let fits = !exceed_limits(few.len() + 1, bytes.saturating_add(one.len()));
+        if fits && !few.contains(&one) {
+            bytes += one.len();
+            few.push(one);
+        }
+    }
+    few
+}
+
+/// With those of the manifest that was stored last.
+const LAST: &str = "signatures";
+
+/// With those of one manifest.
+fn key_of(manifest: &Digest) -> String {
+    format!("signature-{}", manifest.hex())
+}
+
+fn sizes_of(blobs: &[Vec<u8>]) -> Vec<usize> {
+    blobs.iter().map(Vec::len).collect()
+}
+
+/// Looks at something until it is enough.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&Evidence<'_>) -> bool;
+
+/// Shows the manifests of a stored image, each of which says that the image is what it is, with the
+/// signatures that are kept for it, until one is enough. What is damaged is left out: it can prove
+/// nothing. Those of one manifest never stand in the way of another's.
+pub(crate) fn evidence(store: &Store, image: &Image, visit: Visit<'_>) {
     let read = |key: &str| store.big_data(&image.id, key).ok();
     let keys = image.big_data.iter().map(|(key, _)| key.as_str());
     let manifests = keys.filter(|key| *key == "manifest" || key.starts_with("manifest-"));
@@ -90,24 +191,28 @@ pub(crate) fn evidence(store: &Store, image: &Image) -> (Vec<Vec<u8>>, Vec<Signa
     manifests.sort();
     manifests.dedup();
     let metadata = Metadata::parse(&image.metadata);
-    let mut stored = vec![("signatures".to_owned(), metadata.last)];
-    for (manifest, sizes) in metadata.by_manifest {
-        if let Ok(manifest) = Digest::try_from(manifest) {
-            stored.push((format!("signature-{}", manifest.hex()), sizes));
-        }
-    }
-    let mut signatures: Vec<Signature> = Vec::new();
-    for (key, sizes) in stored {
-        let Some(bytes) = read(&key).filter(|_| !sizes.is_empty()) else {
-            continue;
-        };
-        for signature in split(&bytes, &sizes) {
-            if !signatures.contains(&signature) && signatures.len() < trust::limits::SIGNATURES {
-                signatures.push(signature);
+    for manifest in &manifests {
+        let digest = Digest::of(manifest);
+        let own = metadata.by_manifest.get(digest.as_str());
+        let own = own.map(|sizes| (key_of(&digest), sizes));
+        let mut signatures: Vec<Signature> = Vec::new();
+        for (key, sizes) in own.into_iter().chain([(LAST.to_owned(), &metadata.last)]) {
+            let bytes = if sizes.is_empty() { None } else { read(&key) };
+            for signature in split(&bytes.unwrap_or_default(), sizes) {
+                if !signatures.contains(&signature) && signatures.len() < trust::limits::SIGNATURES
+                {
+                    signatures.push(signature);
+                }
             }
         }
+        let signatures = &signatures;
+        if visit(&Evidence {
+            manifest,
+            signatures,
+        }) {
+            break;
+        }
     }
-    (manifests, signatures)
 }
 
 /// The signatures that are kept with an image for one of its manifests, whatever its store is.
@@ -118,44 +223,57 @@ pub(crate) fn of_manifest(
 ) -> Vec<Signature> {
     let mut metadata = Metadata::parse(&image.metadata);
     let (key, sizes) = match metadata.by_manifest.remove(manifest.as_str()) {
-        Some(sizes) => (format!("signature-{}", manifest.hex()), sizes),
+        Some(sizes) => (key_of(manifest), sizes),
         // What was kept before there were several manifests.
-        None if metadata.by_manifest.is_empty() => ("signatures".to_owned(), metadata.last),
+        None if metadata.by_manifest.is_empty() => (LAST.to_owned(), metadata.last),
         None => return Vec::new(),
     };
     let bytes = read(&key).filter(|_| !sizes.is_empty());
     bytes.map_or_else(Vec::new, |bytes| split(&bytes, &sizes))
 }
 
+/// What is kept with an artifact, `kept` so far, when a pull has found these.
+pub(crate) fn keep_for_artifact(kept: &[u8], found: Found<'_>) -> Vec<u8> {
+    let (lengths, rest) = parts(kept);
+    let kept = pieces(rest, &lengths).map(<[u8]>::to_vec).collect();
+    encode(&merged(kept, found))
+}
+
 /// An artifact's signatures in the form in which they are kept; nothing where there are none.
-pub(crate) fn encode(signatures: &[Signature]) -> Vec<u8> {
-    if signatures.is_empty() {
+pub(crate) fn encode(blobs: &[Vec<u8>]) -> Vec<u8> {
+    if blobs.is_empty() {
         return Vec::new();
     }
-    let blobs: Vec<_> = signatures.iter().map(Signature::encode).collect();
-    let lengths: Vec<_> = blobs.iter().map(Vec::len).collect();
-    let line = serde_json::json!(lengths).to_string();
+    let line = serde_json::json!(sizes_of(blobs)).to_string();
     [line.as_bytes(), b"\n", &blobs.concat()].concat()
 }
 
-/// An artifact's manifest, and the signatures that are kept with it; what is damaged proves nothing.
-pub(crate) fn evidence_of_artifact(artifact: &StoredArtifact) -> (Vec<Vec<u8>>, Vec<Signature>) {
+/// Shows an artifact's manifest, and the signatures that are kept with it; what is damaged proves nothing.
+pub(crate) fn evidence_of_artifact(artifact: &StoredArtifact, visit: Visit<'_>) {
     let kept = artifact.signatures(limits::KEPT_SIGNATURES_BYTES);
     let signatures = kept.map(|bytes| decode(&bytes)).unwrap_or_else(|error| {
         tracing::warn!(artifact = %artifact.digest, %error, "its signatures can't be read");
         Vec::new()
     });
-    (vec![artifact.manifest.clone()], signatures)
+    visit(&Evidence {
+        manifest: &artifact.manifest,
+        signatures: &signatures,
+    });
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Vec<Signature> {
+    let (lengths, rest) = parts(bytes);
+    split(rest, &lengths)
+}
+
+/// The lengths, and what they are of.
+fn parts(bytes: &[u8]) -> (Vec<usize>, &[u8]) {
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let parts = end.and_then(|end| Some((bytes.get(..end)?, bytes.get(end + 1..)?)));
     let Some((line, rest)) = parts else {
-        return Vec::new();
+        return (Vec::new(), &[]);
     };
-    let lengths: Vec<usize> = serde_json::from_slice(line).unwrap_or_default();
-    split(rest, &lengths)
+    (serde_json::from_slice(line).unwrap_or_default(), rest)
 }
 
 /// An image's ID is its configuration's digest, and the configuration names its layers; so a manifest
@@ -167,19 +285,25 @@ fn is_of(manifest: &[u8], image: &ImageId) -> bool {
     }
 }
 
-fn split(mut bytes: &[u8], sizes: &[usize]) -> Vec<Signature> {
-    let mut signatures = Vec::new();
-    for size in sizes.iter().take(trust::limits::SIGNATURES) {
-        let Some((one, rest)) = bytes.split_at_checked(*size) else {
-            break;
-        };
+fn split(bytes: &[u8], sizes: &[usize]) -> Vec<Signature> {
+    let parse = |one| {
+        let signature = Signature::parse(one);
+        let signature = signature.inspect_err(|error| {
+            tracing::debug!(%error, "a stored signature can't be read");
+        });
+        signature.ok()
+    };
+    pieces(bytes, sizes).filter_map(parse).collect()
+}
+
+/// The bytes of each, up to the first size that lies.
+fn pieces<'a>(mut bytes: &'a [u8], sizes: &[usize]) -> impl Iterator<Item = &'a [u8]> {
+    let sizes = sizes.iter().take(trust::limits::SIGNATURES);
+    sizes.map_while(move |size| {
+        let (one, rest) = bytes.split_at_checked(*size)?;
         bytes = rest;
-        match Signature::parse(one) {
-            Ok(signature) => signatures.push(signature),
-            Err(error) => tracing::debug!(%error, "a stored signature can't be read"),
-        }
-    }
-    signatures
+        Some(one)
+    })
 }
 
 /// Whether signatures are too many or too large to be kept.
@@ -188,63 +312,4 @@ pub(crate) fn exceed_limits(number: usize, bytes: usize) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn simple(byte: u8, length: usize) -> Signature {
-        Signature::Simple([&[0xa3][..], &vec![byte; length]].concat())
-    }
-
-    #[test]
-    fn signatures_of_other_manifests_stay_and_those_of_this_are_replaced() {
-        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
-        let first = add("", &one, &[simple(1, 2), simple(2, 3)]);
-        let keys: Vec<_> = first.items.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, [&format!("signature-{}", one.hex()), "signatures"]);
-        assert_eq!(first.items[0].1, [0xa3, 1, 1, 0xa3, 2, 2, 2]);
-        let expected =
-            format!(r#"{{"signature-sizes":[3,4],"signatures-sizes":{{"{one}":[3,4]}}}}"#);
-        assert_eq!(first.metadata, expected);
-        let both = add(&first.metadata, &two, &[simple(3, 4)]);
-        let metadata = Metadata::parse(&both.metadata);
-        assert_eq!(metadata.last, [5]);
-        assert_eq!(metadata.by_manifest.len(), 2);
-        let gone = add(&both.metadata, &one, &[]);
-        assert_eq!(gone.items, []);
-        assert_eq!(
-            gone.metadata,
-            format!(r#"{{"signatures-sizes":{{"{two}":[5]}}}}"#)
-        );
-        assert_eq!(add("", &one, &[]).metadata, "{}");
-        assert_eq!(add("not JSON", &one, &[]).metadata, "{}");
-    }
-
-    #[test]
-    fn an_artifacts_signatures_are_read_again_and_what_is_damaged_is_none() {
-        let all = [simple(1, 2), simple(2, 3)];
-        let kept = encode(&all);
-        assert_eq!(kept, b"[3,4]\n\xa3\x01\x01\xa3\x02\x02\x02");
-        assert_eq!(decode(&kept), all);
-        assert_eq!(encode(&[]), b"");
-        for (bytes, found) in [
-            (&b""[..], &all[..0]),
-            (b"[3,4]", &[]),
-            (b"[3,4]\n", &[]),
-            (b"[3,9]\n\xa3\x01\x01\xa3", &all[..1]),
-            (b"{}\n\xa3\x01\x01", &[]),
-            (b"[-1]\n\xa3", &[]),
-        ] {
-            assert_eq!(decode(bytes), found, "{bytes:?}");
-        }
-    }
-
-    #[test]
-    fn sizes_that_lie_end_the_list() {
-        let bytes = [0xa3, 1, 0xa3, 2, 0x00];
-        assert_eq!(split(&bytes, &[2, 2]), [simple(1, 1), simple(2, 1)]);
-        assert_eq!(split(&bytes, &[2, 9]), [simple(1, 1)]);
-        assert_eq!(split(&bytes, &[2, 2, 1]), [simple(1, 1), simple(2, 1)]);
-        assert_eq!(split(&bytes, &[0]), []);
-        assert_eq!(split(&bytes, &[usize::MAX]), []);
-    }
-}
+mod tests;

@@ -88,8 +88,6 @@ pub struct NewArtifact {
     pub blobs: Vec<StagedBlob>,
     /// All blobs that it needs, each with its size.
     pub needed: Vec<(Digest, u64)>,
-    /// What [`StoredArtifact::signatures`] gives back; replaces what was kept with this manifest.
-    pub signatures: Vec<u8>,
 }
 
 impl Store {
@@ -161,11 +159,17 @@ impl ArtifactStore {
         BlobWriter::new(&self.0.main.dir)
     }
 
-    /// Stores an artifact, durably. One that had its name so far stays without.
+    /// Stores an artifact, durably. One that had its name so far stays without. `signatures` makes what
+    /// [`StoredArtifact::signatures`] gives back from what is kept with this manifest, with the layout
+    /// locked; of nothing, what is kept stays.
     ///
     /// # Errors
     /// [`Error::Locked`]; [`Error::NoBlob`] where a needed blob was removed meanwhile.
-    pub fn put(&self, artifact: NewArtifact) -> Result<(), Error> {
+    pub fn put(
+        &self,
+        artifact: NewArtifact,
+        signatures: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Result<(), Error> {
         let main = &self.0.main;
         main.prepare()?;
         let _lock = main.lock(Kind::Exclusive, self.0.lock_timeout)?;
@@ -184,7 +188,8 @@ impl ArtifactStore {
             }
         }
         main.sync_blobs()?;
-        main.keep_signatures(&artifact.digest, &artifact.signatures)?;
+        let kept = signatures_in(&main.dir, &artifact.digest, limits::BIG_DATA_BYTES)?;
+        main.keep_signatures(&artifact.digest, &kept, &signatures(&kept))?;
         sys::fault::point("storage.artifact.blobs").at("put", &main.dir)?;
         index.put(&artifact.name, &artifact.digest, size, &artifact.media_type);
         main.replace_index(&index)
@@ -253,11 +258,16 @@ impl StoredArtifact {
     /// # Errors
     /// [`Error::TooLarge`] beyond `limit` bytes; [`Error::Io`].
     pub fn signatures(&self, limit: u64) -> Result<Vec<u8>, Error> {
-        let path = self.dir.join(SIGNATURES).join(self.digest.hex());
-        match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            file => blobs::read(file.at("open", &path)?, limit, &path),
-        }
+        signatures_in(&self.dir, &self.digest, limit)
+    }
+}
+
+/// What is kept with a manifest in that layout.
+fn signatures_in(layout: &Path, of: &Digest, limit: u64) -> Result<Vec<u8>, Error> {
+    let path = layout.join(SIGNATURES).join(of.hex());
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        file => blobs::read(file.at("open", &path)?, limit, &path),
     }
 }
 
@@ -328,13 +338,13 @@ impl Layout {
         self.dir.join(SIGNATURES)
     }
 
-    /// Replaces what is kept with a manifest; of nothing no file stays.
-    fn keep_signatures(&self, of: &Digest, signatures: &[u8]) -> Result<(), Error> {
+    /// Replaces what is kept with a manifest, though never by nothing.
+    fn keep_signatures(&self, of: &Digest, kept: &[u8], signatures: &[u8]) -> Result<(), Error> {
+        if signatures.is_empty() || signatures == kept {
+            return Ok(());
+        }
         let dir = self.signatures();
         let path = dir.join(of.hex());
-        if signatures.is_empty() {
-            return sweep::remove_file(&path);
-        }
         crate::driver::make_dirs(&dir, 0o755)?;
         sys::durable::replace(&path, signatures, 0o644).at("write", path)
     }

@@ -7,6 +7,7 @@ mod remove;
 pub(crate) use big_data::file_name as big_data_name;
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use self::big_data::{file_name, read_item};
@@ -57,8 +58,31 @@ pub struct NewImage {
     /// signatures.
     pub big_data: Vec<(String, Vec<u8>)>,
     /// JSON of containers/image about the signatures of all its manifests; `{}` without any. It takes
-    /// the place of what was there.
+    /// the place of what was there: see [`Store::put_image_with`].
     pub metadata: String,
+}
+
+/// What the store has of an image already, read under the lock under which it is changed.
+#[derive(Debug)]
+pub struct KnownImage<'a> {
+    image: &'a Image,
+    dir: &'a Path,
+}
+
+impl KnownImage<'_> {
+    /// Whatever containers/image keeps about signatures (JSON).
+    #[must_use]
+    pub fn metadata(&self) -> &str {
+        &self.image.metadata
+    }
+
+    /// An item of it.
+    ///
+    /// # Errors
+    /// [`Error::NoBigData`], [`Error::Io`].
+    pub fn item(&self, key: &str) -> Result<Vec<u8>, Error> {
+        read_item(self.dir, self.image, key)
+    }
 }
 
 /// All images of a snapshot, and by name.
@@ -194,7 +218,22 @@ impl Store {
     /// # Errors
     /// [`Error::LayerUnknown`] where a peer removed the top layer meanwhile: pull again.
     pub fn put_image(&self, image: NewImage) -> Result<Arc<Image>, Error> {
+        self.put_image_with(image, |_, _| Ok(()))
+    }
+
+    /// As [`Store::put_image`], with items and metadata that `amend` makes of what is there, with the
+    /// table locked: nothing that others add at the same time is lost. An image that only a store has
+    /// that is only read is copied first; what can't be copied is not known.
+    ///
+    /// # Errors
+    /// As [`Store::put_image`], and those of `amend`, with which nothing changes.
+    pub fn put_image_with(
+        &self,
+        mut image: NewImage,
+        amend: impl FnOnce(&mut NewImage, Option<&KnownImage<'_>>) -> Result<(), Error>,
+    ) -> Result<Arc<Image>, Error> {
         let elsewhere = self.additional_layers()?;
+        let record_elsewhere = self.additional_record(&image.id)?;
         let layers = self.0.layers.hold()?;
         let is_usable = |id: &LayerId| {
             let own = layers.snapshot.get(id.as_str());
@@ -208,6 +247,11 @@ impl Store {
         }
         let mut images = self.0.images.write()?;
         let known = images.get(image.id.as_str()).map(AsRef::as_ref).cloned();
+        let known = known.or_else(|| self.copied(&record_elsewhere?));
+        let dir = self.paths().own_image(&image.id);
+        let there = known.as_ref().map(Image::from);
+        let there = there.as_ref().map(|image| KnownImage { image, dir: &dir });
+        amend(&mut image, there.as_ref())?;
         let mut record = known.unwrap_or_else(|| ImageRecord::new(&image));
         if !record.top_layer.as_ref().is_some_and(is_usable) {
             record.top_layer.clone_from(&image.top_layer);
@@ -232,6 +276,15 @@ impl Store {
         let snapshot = images.snapshot();
         let at = snapshot.view.by_id[&image.id];
         Ok(Arc::clone(&snapshot.view.list[at]))
+    }
+
+    /// A copy of an image that is only read, which there is without it too.
+    fn copied(&self, (record, dir): &(Arc<ImageRecord>, PathBuf)) -> Option<ImageRecord> {
+        let copied = self.copy_up(record, dir);
+        let copied = copied.inspect_err(|error| {
+            tracing::warn!(image = %record.id, %error, "an image that is only read can't be copied");
+        });
+        copied.ok()
     }
 
     /// Adds a name to an image; one that another image has moves here.

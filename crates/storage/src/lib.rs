@@ -59,7 +59,7 @@ pub use driver::Driver;
 pub use error::Error;
 pub use id_map::{IdMap, IdRange, UserNamespace};
 pub use ids::{ContainerId, ImageId, LayerId};
-pub use images::{Image, NewImage};
+pub use images::{Image, KnownImage, NewImage};
 pub use layers::{Compression, NewLayer};
 pub use limits::TOC_BYTES;
 pub use mounts::View;

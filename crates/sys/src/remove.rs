@@ -27,8 +27,9 @@ const TRIES: u32 = 1000;
 pub fn tree(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
         Ok(stat) if !stat.is_dir() => return fs::remove_file(path),
-        other => drop(other?),
+        Ok(_) => {}
     }
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::BUSY.into());

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use trust::{Evidence, Name, Policy, Refused, Signature};
+use trust::{Evidence, Name, Policy, Refused};
 
 use super::{Images, Shared};
 use crate::artifact::Artifact;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::Image;
 use crate::reference::Reference;
-use crate::signatures;
+use crate::signatures::{self, Visit};
 
 impl Images {
     /// Tells whether an image may run in a Kubernetes namespace under the name that the user gave it
@@ -27,9 +27,10 @@ impl Images {
     ) -> Result<()> {
         let names = Names::of(user_specified, &image.repo_tags, &image.repo_digests);
         let id = image.id.clone();
-        let evidence = move |shared: &Shared| {
+        let evidence = move |shared: &Shared, visit: Visit<'_>| {
             let record = shared.puller.store.image(&id)?;
-            Ok(signatures::evidence(&shared.puller.store, &record))
+            signatures::evidence(&shared.puller.store, &record, visit);
+            Ok(())
         };
         self.names_allowed(names, namespace, evidence).await
     }
@@ -47,7 +48,10 @@ impl Images {
         let (tags, digests) = (&artifact.repo_tags, &artifact.repo_digests);
         let names = Names::of(user_specified, tags, digests);
         let stored = artifact.stored();
-        let evidence = move |_: &Shared| Ok(signatures::evidence_of_artifact(&stored));
+        let evidence = move |_: &Shared, visit: Visit<'_>| {
+            signatures::evidence_of_artifact(&stored, visit);
+            Ok(())
+        };
         self.names_allowed(names, namespace, evidence).await
     }
 
@@ -55,19 +59,16 @@ impl Images {
         &self,
         names: Names,
         namespace: &str,
-        evidence: impl Fn(&Shared) -> Result<Kept> + Send + 'static,
+        evidence: impl Fn(&Shared, Visit<'_>) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         let (shared, namespace) = (Arc::clone(&self.0), namespace.to_owned());
         let check = move || {
             let policy = shared.puller.options.policy_of(&namespace)?;
-            names.check(&policy, || evidence(&shared))
+            names.check(&policy, |visit| evidence(&shared, visit))
         };
         self.0.puller.files.run(check).await
     }
 }
-
-/// The manifests that something stored may stand for, and the signatures that are kept with it.
-pub(crate) type Kept = (Vec<Vec<u8>>, Vec<Signature>);
 
 /// What something stored goes by.
 enum Names {
@@ -89,7 +90,7 @@ impl Names {
     }
 
     /// The given name must be allowed, or one of its own.
-    fn check(&self, policy: &Policy, kept: impl Fn() -> Result<Kept>) -> Result<()> {
+    fn check(&self, policy: &Policy, kept: impl Fn(Visit<'_>) -> Result<()>) -> Result<()> {
         let own = match self {
             Self::Given(given) => return given.ask(|name| check(policy, name, &kept)),
             Self::Own(own) => own,
@@ -111,30 +112,24 @@ impl Names {
     }
 }
 
-fn check(policy: &Policy, name: &Name<'_>, kept: &impl Fn() -> Result<Kept>) -> Result<()> {
+/// `kept` shows the manifests that something stored may stand for, each with its signatures.
+fn check(policy: &Policy, name: &Name<'_>, kept: &impl Fn(Visit<'_>) -> Result<()>) -> Result<()> {
     if !policy.needs_signatures(name)? {
         return Ok(());
     }
-    let (manifests, signatures) = kept()?;
-    let mut refused: Option<Refused> = None;
-    for manifest in &manifests {
-        let evidence = Evidence {
-            manifest,
-            signatures: &signatures,
-        };
-        match policy.check(name, &evidence) {
-            Ok(()) => return Ok(()),
-            Err(why) => refused = Some(why),
-        }
-    }
+    let mut checked: Option<Result<(), Refused>> = None;
+    kept(&mut |evidence| {
+        let one = policy.check(name, evidence);
+        let is_enough = one.is_ok();
+        checked = Some(one);
+        is_enough
+    })?;
     // An image that a peer made may have no manifest that we read: there is nothing that could be
     // signed.
     let nothing = Evidence {
         manifest: b"",
         signatures: &[],
     };
-    match refused {
-        Some(why) => Err(Error::Refused(why)),
-        None => Ok(policy.check(name, &nothing)?),
-    }
+    let checked = checked.unwrap_or_else(|| policy.check(name, &nothing));
+    Ok(checked?)
 }

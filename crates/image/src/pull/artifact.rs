@@ -16,7 +16,7 @@ use crate::error::{Error, Result, chain};
 use crate::manifest::{Descriptor, OCI_MANIFEST};
 use crate::progress::{LayerState, LayerTracker, Tracker};
 use crate::reference::Reference;
-use crate::signatures;
+use crate::signatures::{Found, keep_for_artifact};
 
 impl Puller {
     /// Fetches the blobs that the store lacks and stores the artifact; returns its ID, the digits of
@@ -61,15 +61,19 @@ impl Puller {
             write_all(&mut writer, &fetched.config_bytes)?;
             let mut blobs: Vec<_> = fetched_blobs.into_iter().flatten().collect();
             blobs.push(writer.finish(&config)?);
-            store.put(NewArtifact {
+            let artifact = NewArtifact {
                 name,
                 digest,
                 manifest: fetched.manifest_bytes.to_vec(),
                 media_type: OCI_MANIFEST.to_owned(),
                 blobs,
                 needed,
-                signatures: signatures::encode(&fetched.signatures),
-            })
+            };
+            let found = Found {
+                signatures: &fetched.signatures,
+                accepted: fetched.accepted,
+            };
+            store.put(artifact, |kept| keep_for_artifact(kept, found))
         };
         self.files.run(put).await?;
         Ok(id)

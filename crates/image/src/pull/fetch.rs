@@ -26,6 +26,8 @@ pub(super) struct Fetched {
     pub(super) is_artifact: bool,
     /// What was found to be said about the manifest; empty until it was looked for.
     pub(super) signatures: Vec<Signature>,
+    /// Whether a policy asked for signatures, and these are enough.
+    pub(super) accepted: bool,
 }
 
 /// Where manifests and configurations come from. Digests are the caller's to check.
@@ -90,6 +92,7 @@ pub(super) async fn image(origin: &impl Origin, here: &Platform) -> Result<Fetch
                     encrypted: None,
                     is_artifact,
                     signatures: Vec::new(),
+                    accepted: false,
                 });
             }
             Document::Index(entries) => {

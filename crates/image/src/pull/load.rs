@@ -123,6 +123,7 @@ fn with_signatures(
             signatures: &fetched.signatures,
         };
         local.ask(|local| policy.check_local(local, &evidence))?;
+        fetched.accepted = true;
     }
     Ok(fetched)
 }

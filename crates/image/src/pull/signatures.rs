@@ -85,6 +85,7 @@ impl Puller {
                 signatures: &fetched.signatures,
             };
             reference.ask(|name| trust.policy.check(name, &evidence))?;
+            fetched.accepted = true;
             Ok(fetched)
         };
         self.files.run(check).await

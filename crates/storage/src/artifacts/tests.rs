@@ -28,18 +28,18 @@ fn staged(store: &ArtifactStore, bytes: &[u8]) -> StagedBlob {
 }
 
 fn put(store: &ArtifactStore, name: &str, blobs: &[&[u8]]) -> Result<Digest, Error> {
-    put_signed(store, name, blobs, b"")
+    put_signed(store, name, blobs, |_| Vec::new())
 }
 
 fn put_signed(
     store: &ArtifactStore,
     name: &str,
     blobs: &[&[u8]],
-    signatures: &[u8],
+    signatures: impl FnOnce(&[u8]) -> Vec<u8>,
 ) -> Result<Digest, Error> {
     let manifest = manifest(blobs);
     let digest = Digest::of(&manifest);
-    store.put(NewArtifact {
+    let artifact = NewArtifact {
         name: name.to_owned(),
         digest: digest.clone(),
         manifest,
@@ -49,8 +49,8 @@ fn put_signed(
             .iter()
             .map(|bytes| (Digest::of(bytes), bytes.len() as u64))
             .collect(),
-        signatures: signatures.to_vec(),
-    })?;
+    };
+    store.put(artifact, signatures)?;
     Ok(digest)
 }
 
@@ -107,15 +107,15 @@ fn what_was_not_put_leaves_nothing_and_what_is_missing_is_not_put() {
     drop(staged(&store, b"left"));
     assert_eq!(blobs(dir.path()), 0);
     let manifest = manifest(&[b"{}", b"gone"]);
-    let missing = store.put(NewArtifact {
+    let missing = NewArtifact {
         name: "a.io/x:1".to_owned(),
         digest: Digest::of(&manifest),
         manifest,
         media_type: MANIFEST.to_owned(),
         blobs: vec![staged(&store, b"{}")],
         needed: vec![(Digest::of(b"gone"), 4)],
-        signatures: Vec::new(),
-    });
+    };
+    let missing = store.put(missing, |_| b"signed".to_vec());
     assert!(matches!(missing, Err(Error::NoBlob(_))), "{missing:?}");
     assert!(names(&store).is_empty());
     assert_eq!(store.prune(Duration::from_secs(3600)).unwrap(), 0);
@@ -124,7 +124,7 @@ fn what_was_not_put_leaves_nothing_and_what_is_missing_is_not_put() {
 }
 
 #[test]
-fn signatures_are_those_of_the_last_put_and_go_with_the_artifact() {
+fn signatures_are_made_of_those_that_are_kept_and_go_with_the_artifact() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let kept = || {
@@ -134,25 +134,26 @@ fn signatures_are_those_of_the_last_put_and_go_with_the_artifact() {
     };
     let files = || fs::read_dir(dir.path().join("artifacts/signatures")).unwrap();
     let blobs: &[&[u8]] = &[b"{}", b"one"];
-    let digest = put_signed(&store, "a.io/x:1", blobs, b"first").unwrap();
-    put_signed(&store, "a.io/x:2", blobs, b"second").unwrap();
-    assert_eq!(kept(), [b"second", b"second"]);
+    let digest = put_signed(&store, "a.io/x:1", blobs, |_| b"first".to_vec()).unwrap();
+    let add = |kept: &[u8]| [kept, b"+2"].concat();
+    put_signed(&store, "a.io/x:2", blobs, add).unwrap();
+    assert_eq!(kept(), [b"first+2", b"first+2"]);
     let list = store.list().unwrap();
     assert!(matches!(
         list[0].signatures(5),
         Err(Error::TooLarge { limit: 5, .. })
     ));
     store.remove(&digest, Some("a.io/x:1")).unwrap();
-    assert_eq!(kept(), [b"second"]);
+    assert_eq!(kept(), [b"first+2"]);
     store.remove(&digest, None).unwrap();
     assert_eq!(files().count(), 0);
 
-    // One that is pulled again without any has none.
-    put_signed(&store, "a.io/x:1", blobs, b"third").unwrap();
+    // One that is pulled again without any keeps those that it has.
+    put_signed(&store, "a.io/x:1", blobs, |_| b"third".to_vec()).unwrap();
     put(&store, "a.io/x:1", blobs).unwrap();
-    assert_eq!(kept(), [b""]);
+    assert_eq!(kept(), [b"third"]);
     // A peer removes the artifact, and knows nothing of signatures.
-    put_signed(&store, "a.io/x:1", blobs, b"fourth").unwrap();
+    put_signed(&store, "a.io/x:1", blobs, |_| b"fourth".to_vec()).unwrap();
     fs::remove_file(dir.path().join("artifacts/index.json")).unwrap();
     store.prune(Duration::from_secs(3600)).unwrap();
     assert_eq!(files().count(), 1);

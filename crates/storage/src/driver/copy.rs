@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, OFlags, Stat, Timespec};
+use rustix::fs::{FileType, OFlags, SeekFrom, Stat, Timespec};
+use rustix::io::Errno;
 use sys::beneath::Dir;
 
 use crate::unpack::{may_set, tolerate};
@@ -127,16 +128,38 @@ fn file(from: &Dir, name: &OsStr, stat: &Stat, to: &Dir) -> io::Result<()> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
-            let mut source = File::from(from.open_plain(Path::new(name), flags, 0)?);
-            let mut target = to.create(name, 0o600)?;
-            if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
-                io::copy(&mut source, &mut target)?;
+            let source = File::from(from.open_plain(Path::new(name), flags, 0)?);
+            let target = to.create(name, 0o600)?;
+            match rustix::fs::ioctl_ficlone(&target, &source) {
+                Ok(()) => Ok(()),
+                Err(_) => content(&source, &target),
             }
-            Ok(())
         }
         FileType::Symlink => to.make_symlink(name, &from.read_link(name)?),
         kind => to.make_node(name, kind, 0o600, stat.st_rdev),
     }
+}
+
+/// Copies a file's data into an empty one. Holes stay holes: a small layer may have a file that is larger
+/// than the disk. Where the file system doesn't tell them, all is data.
+fn content(mut source: &File, mut target: &File) -> io::Result<()> {
+    let mut at = 0;
+    loop {
+        let start = match rustix::fs::seek(source, SeekFrom::Data(at)) {
+            // No data behind it.
+            Err(Errno::NXIO) => break,
+            start => start?,
+        };
+        let end = rustix::fs::seek(source, SeekFrom::Hole(start))?;
+        rustix::fs::seek(source, SeekFrom::Start(start))?;
+        rustix::fs::seek(target, SeekFrom::Start(start))?;
+        let length = end.saturating_sub(start);
+        if io::copy(&mut source.by_ref().take(length), &mut target)? < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        at = end;
+    }
+    target.set_len(source.metadata()?.len())
 }
 
 /// Gives `name` in `to` owner, permissions and extended attributes of the same name in `from`.
@@ -204,5 +227,48 @@ fn time(tv_sec: i64, nanoseconds: u64) -> Timespec {
     Timespec {
         tv_sec,
         tv_nsec: nanoseconds.try_into().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    use super::*;
+
+    /// Larger than what a disk may well have, and as large as a layer's file can be.
+    const LARGE: u64 = 256 << 30;
+
+    #[test]
+    fn holes_are_copied_as_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let block = vec![7; 64 << 10];
+        for (name, size, data) in [
+            ("all", LARGE, &[][..]),
+            ("middle", LARGE, &[1 << 30, 3 << 30]),
+            ("end", LARGE, &[LARGE - block.len() as u64]),
+            ("begin", block.len() as u64 + 5, &[0]),
+            ("none", 0, &[]),
+        ] {
+            let source = File::create_new(dir.path().join(name)).unwrap();
+            source.set_len(size).unwrap();
+            for at in data {
+                source.write_all_at(&block, *at).unwrap();
+            }
+            let copy = dir.path().join(format!("{name}-copy"));
+            let target = File::create_new(&copy).unwrap();
+            let source = File::open(dir.path().join(name)).unwrap();
+            content(&source, &target).unwrap();
+            let copied = target.metadata().unwrap();
+            assert_eq!(copied.len(), size, "{name}");
+            let most = 512 * copied.blocks();
+            assert!(most <= (data.len() as u64 + 1) << 17, "{name}: {most}");
+            let copy = File::open(copy).unwrap();
+            for at in data {
+                let mut found = vec![0; block.len()];
+                copy.read_exact_at(&mut found, *at).unwrap();
+                assert_eq!(found, block, "{name} at {at}");
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crioxide_storage::{
-    CheckOptions, Depth, Error, ImageId, Item, Options, RepairContainers, Store,
+    CheckOptions, Depth, Error, ImageId, Item, NewImage, Options, RepairContainers, Store,
 };
 use sys::mount::{Flags, bind, remount_bind};
 
@@ -54,6 +54,49 @@ fn read_in_container(store: &Store, name: &str, image: &ImageId, file: &str) -> 
     assert_eq!(store.check(&everything()).unwrap(), []);
     store.delete_container(&made.id).unwrap();
     text
+}
+
+#[test]
+fn what_a_read_only_store_knows_of_an_image_is_not_lost_when_it_is_pulled() {
+    let (first, own) = (TestStore::new(), TestStore::new());
+    let tars = [base(), text("a", "first")];
+    let image = put_image(&first.store, &tars, &["localhost/first:1"]);
+    let new = |item: &[u8], metadata: &str| NewImage {
+        id: image.id.clone(),
+        names: vec!["localhost/own:1".to_owned()],
+        digest: image.digest.clone(),
+        top_layer: image.top_layer.clone(),
+        created: None,
+        big_data: vec![("signature-1".to_owned(), item.to_vec())],
+        metadata: metadata.to_owned(),
+    };
+    first.store.put_image(new(b"1", "one")).unwrap();
+    let before = state(&first.path().join("root"));
+    let store = Store::open(Options {
+        additional: vec![first.path().join("root")],
+        ..options(own.path())
+    })
+    .unwrap();
+    let put = store.put_image_with(new(b"2", ""), |new, known| {
+        let known = known.unwrap();
+        new.metadata = format!("{}, two", known.metadata());
+        new.big_data[0].1.extend(known.item("signature-1")?);
+        Ok(())
+    });
+    assert_eq!(put.unwrap().names, ["localhost/own:1"]);
+    let found = store.image(&image.id).unwrap();
+    assert_eq!(
+        (found.metadata.as_str(), found.read_only),
+        ("one, two", false)
+    );
+    assert_eq!(store.big_data(&image.id, "signature-1").unwrap(), b"21");
+    for (key, _) in &image.big_data {
+        let (ours, theirs) = (&store, &first.store);
+        let theirs = theirs.big_data(&image.id, key).unwrap();
+        assert_eq!(ours.big_data(&image.id, key).unwrap(), theirs, "{key}");
+    }
+    assert_eq!(state(&first.path().join("root")), before);
+    assert_eq!(read_in_container(&store, "c", &image.id, "a"), "first");
 }
 
 #[test]

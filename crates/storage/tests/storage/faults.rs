@@ -65,15 +65,15 @@ fn artifact(store: &ArtifactStore) -> Result<(), Error> {
     let config = Digest::of(b"{}");
     let manifest = format!(r#"{{"config":{{"digest":"{config}","size":2}},"layers":[]}}"#);
     let digest = Digest::of(manifest.as_bytes());
-    store.put(NewArtifact {
+    let artifact = NewArtifact {
         name: "a.io/x:1".to_owned(),
         digest: digest.clone(),
         manifest: manifest.into_bytes(),
         media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
         blobs: vec![blob.finish(&config)?],
         needed: vec![(config, 2)],
-        signatures: b"signed".to_vec(),
-    })?;
+    };
+    store.put(artifact, |_| b"signed".to_vec())?;
     assert_eq!(store.list()?.len(), 1);
     store.remove(&digest, None)
 }

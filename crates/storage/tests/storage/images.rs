@@ -77,6 +77,66 @@ fn a_repeated_pull_adds_what_is_new() {
 }
 
 #[test]
+fn what_pulls_make_of_the_same_image_at_once_is_all_there() {
+    const PULLS: usize = 8;
+    let store = TestStore::new();
+    let image = put_image(&store.store, &[base()], &["localhost/a:1"]);
+    std::thread::scope(|scope| {
+        for n in 0..PULLS {
+            // Each has a view of its own, as another process would.
+            let (own, image) = (store.reopen(), &image);
+            scope.spawn(move || {
+                let new = NewImage {
+                    id: image.id.clone(),
+                    names: Vec::new(),
+                    digest: image.digest.clone(),
+                    top_layer: image.top_layer.clone(),
+                    created: None,
+                    big_data: Vec::new(),
+                    metadata: String::new(),
+                };
+                let put = own.put_image_with(new, |new, known| {
+                    let known = known.unwrap();
+                    let mut item = match known.item("all") {
+                        Err(Error::NoBigData { .. }) => Vec::new(),
+                        item => item?,
+                    };
+                    item.push(b'0' + n as u8);
+                    new.big_data.push(("all".to_owned(), item));
+                    new.metadata = format!("{}{n}", known.metadata());
+                    Ok(())
+                });
+                put.unwrap();
+            });
+        }
+    });
+    let sorted = |mut bytes: Vec<u8>| {
+        bytes.sort_unstable();
+        String::from_utf8(bytes).unwrap()
+    };
+    let item = store.store.big_data(&image.id, "all").unwrap();
+    assert_eq!(sorted(item), "01234567");
+    let metadata = store.store.image(&image.id).unwrap().metadata.clone();
+    assert_eq!(sorted(metadata.into_bytes()), "01234567{}");
+    // Where nothing can be made of it, nothing changes.
+    let new = NewImage {
+        id: image.id.clone(),
+        names: vec!["localhost/b:1".to_owned()],
+        digest: None,
+        top_layer: None,
+        created: None,
+        big_data: Vec::new(),
+        metadata: "gone".to_owned(),
+    };
+    let before = store.store.images().unwrap();
+    let failed = store
+        .store
+        .put_image_with(new, |_, known| known.unwrap().item("none").map(drop));
+    assert!(matches!(failed, Err(Error::NoBigData { .. })), "{failed:?}");
+    assert_eq!(store.store.images().unwrap(), before);
+}
+
+#[test]
 fn layers_are_shared_used_again_and_freed_with_their_last_image() {
     let store = TestStore::new();
     let first = store.image(&[base(), layer(1)], &["localhost/a:1"]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use crioxide_storage::{CheckOptions, Damage, Depth, Driver, ImageId, Item, Store};
@@ -126,6 +126,46 @@ fn a_tree_shows_what_overlay_shows() {
     let dir = vfs.path().join("root/vfs/dir");
     assert_eq!(fs::read_dir(dir).unwrap().count(), layers().len());
     assert!(!vfs.path().join("root/overlay").try_exists().unwrap());
+}
+
+#[test]
+fn a_sparse_file_takes_no_more_room_in_trees_and_containers_above() {
+    const SIZE: u64 = 64 << 20;
+    let size = SIZE.to_string();
+    let sparse = Archive::default()
+        .pax(&[
+            ("GNU.sparse.map", b"33554432,4"),
+            ("GNU.sparse.numblocks", b"1"),
+            ("GNU.sparse.realsize", size.as_bytes()),
+            ("GNU.sparse.name", b"large"),
+        ])
+        .file("large", "here")
+        .end();
+    let above = Archive::default().file("small", "x").end();
+    let store = TestStore::of(Driver::Vfs);
+    let id = store.image(&[base(), sparse, above], &["localhost/sparse:1"]);
+    let container = new_container("c", Some(&id));
+    let container = store.store.create_container(container).unwrap();
+    let root = store.store.mount(&container.id).unwrap();
+    let mut trees = vec![root];
+    for tree in fs::read_dir(store.path().join("root/vfs/dir")).unwrap() {
+        trees.push(tree.unwrap().path());
+    }
+    let large = trees.iter().map(|tree| tree.join("large"));
+    let large: Vec<_> = large.filter(|path| path.try_exists().unwrap()).collect();
+    // Two layers have it, and the container, which is listed twice.
+    assert_eq!(large.len(), 4, "{large:?}");
+    for path in large {
+        let of = fs::metadata(&path).unwrap();
+        assert_eq!(of.len(), SIZE, "{}", path.display());
+        let room = of.blocks() * 512;
+        assert!(room <= 1 << 20, "{}: {room} bytes", path.display());
+        let mut found = [1; 8];
+        let file = fs::File::open(&path).unwrap();
+        file.read_exact_at(&mut found, (32 << 20) - 2).unwrap();
+        assert_eq!(&found, b"\0\0here\0\0");
+    }
+    assert_eq!(damages(&store), []);
 }
 
 #[test]

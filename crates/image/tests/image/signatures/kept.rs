@@ -62,13 +62,65 @@ async fn a_policy_that_asks_for_signatures_later_finds_those_that_were_kept() {
     node.pull(&bare).await.unwrap();
     let found = node.images.find(&bare).await.unwrap().unwrap();
     node.images.allowed(&found, &bare, "").await.unwrap();
-    // Its signature is taken back: what is pulled again has none.
+    // What is kept stays, whatever its source has to say later.
     fs::remove_dir_all(node.path("lookaside")).unwrap();
     node.set_policy(json!([{"type": "insecureAcceptAnything"}]));
     node.pull(&bare).await.unwrap();
     node.set_policy(json!([signing.signed_by(SIGNER)]));
-    let error = node.images.allowed(&found, &bare, "").await.unwrap_err();
-    assert!(error.to_string().contains("no signature exists"), "{error}");
+    node.images.allowed(&found, &bare, "").await.unwrap();
+}
+
+#[tokio::test]
+async fn somebody_elses_pull_of_the_same_image_takes_no_signature_away() {
+    let signing = Signing::new();
+    let (node, registry) = (&signing.node, &signing.registry);
+    let made = image("one");
+    for name in ["ours", "theirs"] {
+        registry.push(name, "v1", &made).unwrap();
+    }
+    signing.sign("ours", &made);
+    let ours = registry.reference("ours", "v1");
+    let id = node.pull(&ours).await.unwrap();
+    let found = node.images.find(&ours).await.unwrap().unwrap();
+    node.images.allowed(&found, &ours, "").await.unwrap();
+    let theirs = format!("{}/theirs@{}", registry.addr(), made.digest());
+    let by_them = async || {
+        node.set_policy(json!([{"type": "insecureAcceptAnything"}]));
+        assert_eq!(node.pull(&theirs).await.unwrap(), id);
+        node.set_policy(json!([signing.signed_by(SIGNER)]));
+        node.images.allowed(&found, &ours, "").await.unwrap();
+        node.images.allowed(&found, &theirs, "").await.unwrap_err();
+    };
+    // Without signatures, with others, with some that can't be had, and with as many as there may be.
+    by_them().await;
+    let other = signing.gpg.sign_image(OTHER, &theirs, &made.digest());
+    signing.put("theirs", &made.digest(), 1, &other.unwrap());
+    by_them().await;
+    signing.put("theirs", &made.digest(), 2, b"no signature");
+    by_them().await;
+    for number in 1..=128 {
+        let junk = [&[0xa3][..], number.to_string().as_bytes()].concat();
+        signing.put("theirs", &made.digest(), number, &junk);
+    }
+    by_them().await;
+    // Another manifest of the same configuration has as many, and is the last one.
+    let pulled = node.store.image(&id).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(made.manifest()).unwrap();
+    manifest["annotations"] = json!({"by": "them"});
+    let manifest = manifest.to_string().into_bytes();
+    let digest = storage::Digest::of(&manifest);
+    let pushed = registry.push_manifest("theirs", "v2", made.media_type(), &manifest);
+    pushed.unwrap();
+    for number in 1..=128 {
+        let junk = [&[0xa3][..], number.to_string().as_bytes()].concat();
+        signing.put("theirs", digest.as_str(), number, &junk);
+    }
+    let theirs = format!("{}/theirs@{digest}", registry.addr());
+    node.set_policy(json!([{"type": "insecureAcceptAnything"}]));
+    assert_eq!(node.pull(&theirs).await.unwrap(), id);
+    assert_ne!(node.store.image(&id).unwrap().digests, pulled.digests);
+    node.set_policy(json!([signing.signed_by(SIGNER)]));
+    node.images.allowed(&found, &ours, "").await.unwrap();
 }
 
 #[tokio::test]
