@@ -1,10 +1,10 @@
 //! Removing whole trees that somebody else has filled: containers, archives.
 //!
 //! `std`'s removal calls itself for each level, and a container may make more levels than a stack has
-//! room for. Here a directory's directories are moved up to the top and wait there for their turn, so
-//! that neither stack nor descriptors grow with the depth. Nothing is removed beyond a mount point.
+//! room for. Here directories that are deep are moved up to the top and wait there for their turn, so
+//! that stack and descriptors have a bound. Nothing is removed beyond a mount point.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +17,8 @@ use crate::beneath::Dir;
 
 /// How often a directory is looked through again that somebody else fills meanwhile.
 const TRIES: u32 = 1000;
+/// Levels that are gone down in a row.
+const DEPTH: u32 = 32;
 
 /// Removes a file, a link or a directory with all beneath it; it is fine if there is none. Links are
 /// not followed.
@@ -53,31 +55,35 @@ pub fn tree(path: &Path) -> io::Result<()> {
 
 /// Removes all that is in `top`.
 fn empty(top: &Dir) -> io::Result<()> {
-    let mut number = 0_u64;
-    for _ in 0..TRIES {
-        let mut waiting: Vec<OsString> = Vec::new();
-        for (name, kind) in top.entries()? {
-            if !remove_file(top.as_fd(), &name, kind)? {
-                waiting.push(name);
-            }
-        }
-        if waiting.is_empty() {
+    let (mut number, mut tries) = (0, 0);
+    while tries < TRIES {
+        let before = number;
+        clear(top, top, 0, &mut number)?;
+        if top.entries()?.is_empty() {
             return Ok(());
         }
-        while let Some(name) = waiting.pop() {
-            let Some(dir) = enter(top.as_fd(), &name)? else {
-                continue;
-            };
-            for (inner, kind) in dir.entries()? {
-                if !remove_file(dir.as_fd(), &inner, kind)? {
-                    waiting.push(move_up(dir.as_fd(), &inner, top.as_fd(), &mut number)?);
-                }
-            }
-            // One that was filled meanwhile is found in the next round.
-            remove_empty(top.as_fd(), &name)?;
-        }
+        tries = if number == before { tries + 1 } else { 0 };
     }
     Err(Errno::AGAIN.into())
+}
+
+/// Removes what is in `dir`, but for directories that are too deep: those move to `top`.
+fn clear(dir: &Dir, top: &Dir, depth: u32, number: &mut u64) -> io::Result<()> {
+    for (name, kind) in dir.entries()? {
+        if remove_file(dir.as_fd(), &name, kind)? {
+            continue;
+        }
+        if depth == DEPTH {
+            move_up(dir.as_fd(), &name, top.as_fd(), number)?;
+            continue;
+        }
+        if let Some(inner) = enter(dir.as_fd(), &name)? {
+            clear(&inner, top, depth + 1, number)?;
+        }
+        // One that was filled meanwhile is found in the next round.
+        remove_empty(dir.as_fd(), &name)?;
+    }
+    Ok(())
 }
 
 /// Opens the directory `name`, which must not be a mount point; `None` where it is gone.
@@ -120,12 +126,12 @@ fn move_up(
     name: &OsStr,
     top: BorrowedFd<'_>,
     number: &mut u64,
-) -> io::Result<OsString> {
+) -> io::Result<()> {
     loop {
-        let new = OsString::from(format!(".removed-{number}"));
+        let new = format!(".removed-{number}");
         *number += 1;
         match rustix::fs::renameat_with(dir, name, top, &new, RenameFlags::NOREPLACE) {
-            Ok(()) => return Ok(new),
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
