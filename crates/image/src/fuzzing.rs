@@ -36,7 +36,9 @@ pub fn attachments(bytes: &[u8]) {
     };
     let layers = slow["layers"].as_array().expect("a list");
     assert_eq!(layers.len(), listed.len());
-    for (one, slow) in listed.iter().zip(layers) {
+    // One that comes as a list of its fields, which serde takes too, has no names to compare.
+    let objects = listed.iter().zip(layers);
+    for (one, slow) in objects.filter(|(_, slow)| slow.is_object()) {
         assert_eq!(slow["digest"], one.descriptor.digest.as_str());
         assert_eq!(slow["size"], one.descriptor.size);
         for (key, value) in &one.annotations {

@@ -114,6 +114,14 @@ struct Raw {
     fs_layers: Option<serde::de::IgnoredAny>,
 }
 
+/// Refuses JSON that is no object: serde would take a list for a struct as well.
+pub(crate) fn must_be_object(bytes: &[u8]) -> Result<(), String> {
+    match bytes.trim_ascii_start().first() {
+        Some(b'{') => Ok(()),
+        _ => Err("not a JSON object".to_owned()),
+    }
+}
+
 impl Document {
     /// Reads one. What could be taken for an image by one reader and for an index by another
     /// (`layers` and `manifests`) is refused (CVE-2021-41190).
@@ -121,10 +129,7 @@ impl Document {
         if bytes.len() > limits::MANIFEST_BYTES {
             return Err(format!("larger than {} bytes", limits::MANIFEST_BYTES));
         }
-        // serde would take a list for a struct as well.
-        if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err("not a JSON object".to_owned());
-        }
+        must_be_object(bytes)?;
         let raw: Raw = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if raw.schema_version == 1 || raw.fs_layers.is_some() {
             return Err(SCHEMA_1.to_owned());

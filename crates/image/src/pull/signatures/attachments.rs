@@ -13,7 +13,7 @@ use super::bad;
 use crate::client::Session;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::manifest::{Descriptor, OCI_MANIFEST};
+use crate::manifest::{Descriptor, OCI_MANIFEST, must_be_object};
 use crate::pull::check;
 
 /// One attachment, as the manifest lists it.
@@ -38,6 +38,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Listed>, String> {
     if bytes.len() > limits::MANIFEST_BYTES {
         return Err(format!("larger than {} bytes", limits::MANIFEST_BYTES));
     }
+    must_be_object(bytes)?;
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if !["", OCI_MANIFEST].contains(&manifest.media_type.as_str()) {
         return Err(format!("of type {:?}", manifest.media_type));

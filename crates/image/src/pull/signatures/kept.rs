@@ -12,7 +12,7 @@ use super::bad;
 use crate::client::Session;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::manifest::null_is_default;
+use crate::manifest::{must_be_object, null_is_default};
 
 /// The only version and type that there is; what else is listed is none of ours.
 const VERSION: u64 = 2;
@@ -42,6 +42,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Signature>, String> {
             limits::SIGNATURE_LIST_BYTES
         ));
     }
+    must_be_object(bytes)?;
     let list: List = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let mut found = Vec::new();
     for listed in list.signatures {
