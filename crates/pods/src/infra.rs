@@ -41,8 +41,14 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     let spec = build(run, changing.pause_image.as_ref())?;
     let dir = run.dirs().bundle.clone();
     let (map, label) = (run.request.id_map, run.selinux.mount.clone());
+    let program = run.node.options.pause.clone();
     blocking(&run.node.pools.files, move || {
         write(&dir, &spec, map)?;
+        if let Some(program) = program.filter(|_| !label.is_empty()) {
+            let copy = dir.join(PROGRAM);
+            std::fs::copy(&program, &copy).map_err(Error::io("copy", program))?;
+            selinux::label(&copy, &label)?;
+        }
         selinux::label(&dir.join(ROOT), &label)
     })
     .await?;
@@ -125,7 +131,11 @@ fn build(run: &Run, image: Option<&PauseImage>) -> Result<oci::Spec, Error> {
         (None, Some(pause)) => {
             let bind = Bind {
                 destination: "/pause".to_owned(),
-                source: pause.clone(),
+                source: match run.selinux.mount.is_empty() {
+                    true => pause.clone(),
+                    // The node's program has a label that a container's process can't begin with.
+                    false => run.dirs().bundle.join(PROGRAM),
+                },
                 readonly: true,
                 ..Bind::default()
             };
@@ -191,6 +201,8 @@ fn build(run: &Run, image: Option<&PauseImage>) -> Result<oci::Spec, Error> {
 
 /// Name of the root in the bundle, empty at first: the runtime makes the mount points in it.
 const ROOT: &str = "root";
+/// Name of the copy of the program that has the pod's label, where it has one.
+const PROGRAM: &str = "pause";
 /// Name of the directory that takes what is written to a pause image's root.
 const CHANGES: &str = "root-changes";
 
