@@ -162,10 +162,30 @@ fn sweep_directories(base: &Path) -> Result<(), Error> {
         };
         if lock.try_lock(Kind::Exclusive).at("lock", &path)? {
             tracing::info!(path = %path.display(), "removing an abandoned staging directory");
-            sys::remove::tree(&path).at("remove", &path)?;
+            match remove_abandoned(&path) {
+                // Its owner was removing it, too, and has let go of the lock before.
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.at("remove", &path)?,
+            }
         }
     }
     Ok(())
+}
+
+/// Removes a staging directory whose lock is held: the lock's file last, since whoever finds none makes
+/// one and has the directory.
+fn remove_abandoned(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name() != LOCK {
+            sys::remove::tree(&entry.path())?;
+        }
+    }
+    fs::remove_file(dir.join(LOCK))?;
+    match fs::remove_dir(dir) {
+        Err(taken) if taken.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Removes waiting tar-splits whose staging directory is gone.
