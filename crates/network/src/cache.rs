@@ -122,6 +122,12 @@ impl Cache {
         }
     }
 
+    /// Removes what a daemon that was killed has left of entries that it was writing.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        sys::durable::sweep(&self.directory)
+            .map_err(|error| Error::io("sweep CNI cache", &self.directory, error))
+    }
+
     /// The entries of one pod, loopback excepted.
     pub(crate) fn of_pod(&self, pod: &str) -> Result<Vec<Entry>> {
         let wanted = format!("-{pod}-");

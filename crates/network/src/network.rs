@@ -234,6 +234,7 @@ impl Network {
     pub fn gc(&self, valid: &[String], timeout: Duration) -> Result<Collected> {
         let runner = self.runner(timeout);
         let mut collected = Collected::default();
+        self.cache.sweep()?;
         for entry in self.cache.all()? {
             let id = entry.target.container_id.clone();
             let kept = entry

@@ -44,7 +44,8 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
         node.options.run_dir.join("monitors"),
         node.options.exits_dir.clone(),
     ] {
-        std::fs::create_dir_all(&dir).map_err(Error::io("create", dir))?;
+        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        sys::durable::sweep(&dir).map_err(Error::io("sweep", dir))?;
     }
     node.selinux
         .label_monitors(&node.options.run_dir.join("monitors"))?;

@@ -141,6 +141,11 @@ fn directory_types(overlay: &Path) -> Result<(), Error> {
 pub(crate) fn repair(store: &Store) -> Result<(), Error> {
     let paths = store.paths();
     staging::sweep(paths)?;
+    for table in ["layers", "images", "containers"] {
+        for dir in [paths.table(table), paths.run_table(table)] {
+            sys::durable::sweep(&dir).at("sweep", &dir)?;
+        }
+    }
     rebuild_torn(store)?;
     let trash = Staging::new(paths)?;
     let mut layers = store.0.layers.write()?;

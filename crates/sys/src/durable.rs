@@ -16,6 +16,9 @@ use rustix::fs::{CWD, RenameFlags};
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
+/// Begin of the names under which files are written; then the real name, the writer's pid and a number.
+const PREFIX: &str = ".tmp-";
+
 /// Replaces `path` by `bytes` with `mode`, durably.
 ///
 /// # Errors
@@ -125,6 +128,43 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
+/// Removes what processes that were killed have left in `dir` of files that they were replacing; fine if
+/// `dir` isn't there. Other processes' are left alone while those live.
+///
+/// # Errors
+/// Of `readdir(3)` and `unlink(2)`.
+pub fn sweep(dir: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().and_then(writer).is_none_or(lives) {
+            continue;
+        }
+        match std::fs::remove_file(entry.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Who writes the file of that name, if it is a temporary one.
+fn writer(name: &str) -> Option<u32> {
+    let mut parts = name.strip_prefix(PREFIX)?.rsplitn(3, '-');
+    let _count: u64 = parts.next()?.parse().ok()?;
+    let pid = parts.next()?.parse().ok()?;
+    parts.next().map(|_| pid)
+}
+
+fn lives(pid: u32) -> bool {
+    let there = Path::new("/proc").join(pid.to_string()).try_exists();
+    there.unwrap_or(true)
+}
+
 /// A file under a name of its own that is removed unless it gets its real one.
 struct Temporary(PathBuf);
 
@@ -166,7 +206,7 @@ impl Drop for Temporary {
 
 fn temporary_name(name: &OsStr) -> OsString {
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let mut temporary = OsString::from(".tmp-");
+    let mut temporary = OsString::from(PREFIX);
     temporary.push(name);
     temporary.push(format!("-{}-{count}", std::process::id()));
     temporary
@@ -177,6 +217,24 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed() {
+        let dir = std::env::temp_dir().join(format!("crioxide-sweep-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        // No process has such a pid (proc_sys_kernel(5), pid_max).
+        let dead = ".tmp-a-b-4194305-7".to_owned();
+        let ours = format!(".tmp-a-{}-7", std::process::id());
+        let kept = [ours, ".tmp-0123.tar-split.gz".into(), "a-4194305-7".into()];
+        for name in kept.iter().chain([&dead]) {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        sweep(&dir).unwrap();
+        assert!(!dir.join(dead).try_exists().unwrap());
+        assert!(kept.iter().all(|name| dir.join(name).is_file()));
+        fs::remove_dir_all(&dir).unwrap();
+        sweep(&dir).unwrap();
+    }
 
     #[test]
     fn files_are_replaced_whole_and_new_ones_never_replace() {

@@ -71,6 +71,22 @@ fn security(network: v1::NamespaceMode) -> v1::LinuxSandboxSecurityContext {
     }
 }
 
+/// A mount of an image's files, or of those in its directory `sub_path`.
+#[must_use]
+pub fn image_mount(path: &str, image: &str, sub_path: &str) -> v1::Mount {
+    v1::Mount {
+        container_path: path.to_owned(),
+        readonly: true,
+        image: Some(v1::ImageSpec {
+            image: image.to_owned(),
+            user_specified_image: image.to_owned(),
+            ..Default::default()
+        }),
+        image_sub_path: sub_path.to_owned(),
+        ..Default::default()
+    }
+}
+
 /// A container named `name` that runs `command` from `image`.
 #[must_use]
 pub fn container(name: &str, image: &str, command: &[&str]) -> v1::ContainerConfig {

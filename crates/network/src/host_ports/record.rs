@@ -21,6 +21,7 @@ pub(super) struct Kept {
 
 /// All files of the directory. One that is no record of a pod is not ours.
 pub(super) fn read(dir: &Path) -> Result<BTreeMap<String, Kept>> {
+    sys::durable::sweep(dir).map_err(|error| Error::io("sweep host ports", dir, error))?;
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries.map_err(|error| Error::io("read host ports", dir, error))?,

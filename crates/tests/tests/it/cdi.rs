@@ -1,8 +1,6 @@
 //! CDI devices: what a spec file says is in the container.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use anyhow::Result;
 use cri::v1;
@@ -48,29 +46,11 @@ fn asking(f: &Fixture, name: &str, fields: &[&str], annotation: &str) -> v1::Con
     config
 }
 
-async fn said(f: &Fixture, id: &str, script: &str) -> Result<String> {
-    let done = f.node.exec(id, &["sh", "-c", script]).await?;
-    Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
-}
-
-/// A program for the hooks: it writes what it is given, and its container's state.
-fn hook(dir: &Path) -> Result<String> {
-    let path = dir.join("hook");
-    let log = dir.join("hook.log");
-    let text = format!(
-        "#!/bin/sh\necho \"$1 $SAYS $(cat | tr -d ' \\n\\t')\" >> {}\n",
-        log.display()
-    );
-    fs::write(&path, text)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    Ok(path.display().to_string())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_brings_its_variables_nodes_mounts_hooks_and_groups() -> Result<()> {
     let (f, dir) = fixture().await?;
     let (low, high) = (dir.path().join("low"), dir.path().join("high"));
-    let hook = hook(dir.path())?;
+    let hook = fixture::hook_program(dir.path())?;
     let library = dir.path().join("library");
     fs::create_dir(&library)?;
     fs::write(library.join("driver"), "of the vendor")?;
@@ -99,25 +79,23 @@ async fn a_device_brings_its_variables_nodes_mounts_hooks_and_groups() -> Result
         .run(&pod, asking(&f, "both", &["vendor.com/net=0"], both))
         .await?;
     assert_eq!(
-        said(&f, &id, "echo $SHARED $DEVICE $SECOND").await?,
+        f.said(&id, "echo $SHARED $DEVICE $SECOND").await?,
         "yes zero one"
     );
     assert_eq!(
-        said(
-            &f,
+        f.said(
             &id,
             "cat /opt/vendor/driver; echo x > /opt/vendor/x || echo read-only"
         )
         .await?,
         "of the vendorread-only"
     );
-    let node = said(
-        &f,
+    let node = f.said(
         &id,
         "stat -c '%F %t:%T' /dev/vendor0; echo x > /dev/vendor0 && echo written",
     );
     assert_eq!(node.await?, "character special file 1:3\nwritten");
-    assert!(said(&f, &id, "id -G").await?.contains("4711"));
+    assert!(f.said(&id, "id -G").await?.contains("4711"));
     let log = fs::read_to_string(dir.path().join("hook.log"))?;
     assert_eq!(
         log.lines().count(),
@@ -129,7 +107,7 @@ async fn a_device_brings_its_variables_nodes_mounts_hooks_and_groups() -> Result
 
     // A container that asks for nothing has nothing of it.
     let plain = f.node.run(&pod, asking(&f, "plain", &[], "")).await?;
-    assert_eq!(said(&f, &plain, "echo $SHARED; ls /dev/vendor0").await?, "");
+    assert_eq!(f.said(&plain, "echo $SHARED; ls /dev/vendor0").await?, "");
 
     f.node.stop_pod(&pod).await?;
     f.node.remove_pod(&pod).await?;
@@ -166,7 +144,7 @@ async fn devices_are_those_of_the_files_that_are_there() -> Result<()> {
     };
     let says = async |name: &str| {
         let id = f.node.run(&pod, asked(name)).await?;
-        said(&f, &id, "echo $SAYS").await
+        f.said(&id, "echo $SAYS").await
     };
     refused("none").await;
     fs::write(low.join("a.yaml"), spec("low"))?;

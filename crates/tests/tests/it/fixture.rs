@@ -1,6 +1,10 @@
 //! What tests start from: a registry with a small image, and a node that may pull it.
 
-use anyhow::{Context as _, Result};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 use testkit::image_maker::ImageMaker;
 use testkit::node::{Node, Options};
@@ -16,6 +20,17 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
+    /// What a shell in a container says to a script that ends well, without blanks around it.
+    pub(crate) async fn said(&self, id: &str, script: &str) -> Result<String> {
+        let done = self.node.exec(id, &["sh", "-c", script]).await?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        // The kernel ends a process's label by a NUL.
+        let text = text.trim_matches(['\0', '\n', ' ']).to_owned();
+        let errors = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.exit_code == 0, "{script}: {text} {errors}");
+        Ok(text)
+    }
+
     /// Pid of a container's first process, from the verbose status.
     pub(crate) async fn pid(&self, id: &str) -> Result<i64> {
         let request = cri::v1::ContainerStatusRequest {
@@ -58,4 +73,17 @@ pub(crate) async fn without_image(mut options: Options) -> Result<Fixture> {
         image,
         _directory: directory,
     })
+}
+
+/// A program for hooks in `dir`: it writes its argument, its variable and the state that it gets to
+/// `hook.log` beside it.
+pub(crate) fn hook_program(dir: &Path) -> Result<String> {
+    let (path, log) = (dir.join("hook"), dir.join("hook.log"));
+    let text = format!(
+        "#!/bin/sh\necho \"$1 $SAYS $(cat | tr -d ' \\n\\t')\" >> {}\n",
+        log.display()
+    );
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path.display().to_string())
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use cri::v1;
 use testkit::image_maker::{Entry, ImageMaker};
-use testkit::requests::container;
+use testkit::requests::{self, container};
 use tonic::Code;
 
 use crate::fixture::{self, Fixture};
@@ -25,17 +25,9 @@ async fn fixture() -> Result<(Fixture, String)> {
 
 fn with_volume(f: &Fixture, name: &str, data: &str, sub_path: &str) -> v1::ContainerConfig {
     let mut config = container(name, &f.image, &["sleep", "1000"]);
-    config.mounts.push(v1::Mount {
-        container_path: "/volume".into(),
-        readonly: true,
-        image: Some(v1::ImageSpec {
-            image: data.into(),
-            user_specified_image: data.into(),
-            ..Default::default()
-        }),
-        image_sub_path: sub_path.into(),
-        ..Default::default()
-    });
+    config
+        .mounts
+        .push(requests::image_mount("/volume", data, sub_path));
     config
 }
 

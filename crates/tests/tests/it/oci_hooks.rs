@@ -1,8 +1,6 @@
 //! OCI hook files: programs that the node gives to containers that did not ask for them.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use anyhow::Result;
 use serde_json::json;
@@ -18,23 +16,10 @@ fn directory() -> Result<TempDir> {
         .tempdir_in("/var/tmp")?)
 }
 
-/// A program that writes down its argument, its variable and the state that it gets.
-fn program(dir: &Path) -> Result<String> {
-    let path = dir.join("program");
-    let log = dir.join("log");
-    let text = format!(
-        "#!/bin/sh\necho \"$1 $SAYS $(cat | tr -d ' \\n\\t')\" >> {}\n",
-        log.display()
-    );
-    fs::write(&path, text)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    Ok(path.display().to_string())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_run_for_the_containers_that_they_are_for() -> Result<()> {
     let dir = directory()?;
-    let program = program(dir.path())?;
+    let program = fixture::hook_program(dir.path())?;
     let (low, high) = (dir.path().join("low"), dir.path().join("high"));
     fs::create_dir(&low)?;
     fs::create_dir(&high)?;
@@ -68,7 +53,7 @@ async fn hooks_run_for_the_containers_that_they_are_for() -> Result<()> {
     let f = fixture::with(options).await?;
     let pod = f.node.run_pod("hooked").await?;
     let words = || -> Result<Vec<String>> {
-        let log = fs::read_to_string(dir.path().join("log"))?;
+        let log = fs::read_to_string(dir.path().join("hook.log"))?;
         let words = log.lines().map(|line| {
             let mut parts = line.splitn(3, ' ');
             let (word, says) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
@@ -83,7 +68,7 @@ async fn hooks_run_for_the_containers_that_they_are_for() -> Result<()> {
         .create(&pod, container("a", &f.image, &["sleep", "1000"]))
         .await?;
     assert_eq!(words()?, ["first", "second"]);
-    let log = fs::read_to_string(dir.path().join("log"))?;
+    let log = fs::read_to_string(dir.path().join("hook.log"))?;
     assert!(
         log.contains(&plain),
         "the hook is told of its container: {log}"

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use cri::v1;
 use testkit::requests::{self, container};
 use tonic::Code;
@@ -20,18 +20,9 @@ fn is_there() -> bool {
     there
 }
 
-async fn said(f: &Fixture, id: &str, script: &str) -> Result<String> {
-    let done = f.node.exec(id, &["sh", "-c", script]).await?;
-    let text = String::from_utf8_lossy(&done.stdout);
-    let text = text.trim_matches(['\0', '\n', ' ']).to_owned();
-    let errors = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.exit_code == 0, "{script}: {text} {errors}");
-    Ok(text)
-}
-
 /// Type and level of a container's processes.
 async fn own(f: &Fixture, id: &str) -> Result<(String, String)> {
-    let label = said(f, id, "cat /proc/self/attr/current").await?;
+    let label = f.said(id, "cat /proc/self/attr/current").await?;
     let mut parts = label.splitn(4, ':').skip(2).map(str::to_owned);
     let kind = parts.next().with_context(|| label.clone())?;
     Ok((kind, parts.next().with_context(|| label.clone())?))
@@ -76,7 +67,7 @@ async fn pods_are_apart_and_their_containers_together() -> Result<()> {
     assert_ne!(own(&f, &other).await?.1, level);
     // What it sees and makes is labelled for it, the pod's files too.
     let script = "touch /made /dev/shm/made && cat /etc/hostname /etc/resolv.conf >/dev/null";
-    said(&f, &first, script).await?;
+    f.said(&first, script).await?;
     let root = PathBuf::from(format!("/proc/{}/root", f.pid(&first).await?));
     for path in ["made", "dev/shm/made", "etc/hostname", "etc/resolv.conf"] {
         let label = on_disk(&root.join(path))?;
@@ -178,20 +169,12 @@ async fn volumes_are_labelled_where_it_is_wished() -> Result<()> {
     config.mounts = vec![
         mount("wished", true),
         mount("plain", false),
-        v1::Mount {
-            container_path: "/image".into(),
-            readonly: true,
-            image: Some(v1::ImageSpec {
-                image: f.image.clone(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        },
+        requests::image_mount("/image", &f.image, ""),
     ];
     let id = f.node.run(&pod, config.clone()).await?;
     let level = own(&f, &id).await?.1;
-    assert_eq!(said(&f, &id, "cat /wished/deep/file").await?, "text");
-    said(&f, &id, "cat /image/bin/busybox >/dev/null").await?;
+    assert_eq!(f.said(&id, "cat /wished/deep/file").await?, "text");
+    f.said(&id, "cat /image/bin/busybox >/dev/null").await?;
     let enforcing = fs::read_to_string("/sys/fs/selinux/enforce")?.trim() == "1";
     let denied = f.node.exec(&id, &["cat", "/plain/deep/file"]).await?;
     assert_eq!(denied.exit_code != 0, enforcing, "what is not labelled");

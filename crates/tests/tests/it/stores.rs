@@ -7,7 +7,7 @@ use anyhow::Result;
 use cri::v1;
 use testkit::image_maker::{Entry, ImageMaker};
 use testkit::node::{Node, Options};
-use testkit::requests::container;
+use testkit::requests::{self, container};
 
 use crate::fixture;
 use crate::peers::{peer, tree};
@@ -177,16 +177,9 @@ async fn with_the_driver_vfs_containers_run_and_podman_has_the_same_store() -> R
     let pod = f.node.run_pod("whole").await?;
     let script = "cat /mark /image/mark; echo mine > /mark; sleep 1000";
     let mut config = container("runs", &reference, &["sh", "-c", script]);
-    config.mounts.push(v1::Mount {
-        container_path: "/image".into(),
-        readonly: true,
-        image: Some(v1::ImageSpec {
-            image: reference.clone(),
-            user_specified_image: reference.clone(),
-            ..Default::default()
-        }),
-        ..Default::default()
-    });
+    config
+        .mounts
+        .push(requests::image_mount("/image", &reference, ""));
     let runs = f.node.run(&pod, config).await?;
     let script = "until test \"$(cat /mark)\" = mine; do usleep 10000; done; cat /image/mark";
     let seen = f.node.exec(&runs, &["sh", "-c", script]).await?;

@@ -17,15 +17,6 @@ fn pod(f: &Fixture, name: &str) -> v1::PodSandboxConfig {
     with_users(requests::pod(name, &f.node.logs()))
 }
 
-/// What a command that ends well says.
-async fn said(f: &Fixture, id: &str, script: &str) -> Result<String> {
-    let done = f.node.exec(id, &["sh", "-c", script]).await?;
-    let text = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-    let errors = String::from_utf8_lossy(&done.stderr).into_owned();
-    anyhow::ensure!(done.exit_code == 0, "{script}: {text} {errors}");
-    Ok(text)
-}
-
 /// Words of a line.
 fn words(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
@@ -68,19 +59,19 @@ async fn root_is_somebody_else_outside_and_its_files_are_its_own() -> Result<()>
 
     let map = format!("0 {FIRST} {COUNT}");
     for file in ["uid_map", "gid_map"] {
-        let seen = said(&f, &id, &format!("cat /proc/self/{file}")).await?;
+        let seen = f.said(&id, &format!("cat /proc/self/{file}")).await?;
         assert_eq!(words(&seen), words(&map));
     }
     // The image's files are root's, what is written is, and so are what we made for it.
     let script = "cat /srv/data/of-root; echo; echo mine >/srv/data/new; chown 7:8 /srv/data/new; \
                   stat -c %u:%g /srv/data/of-root /srv/data/new /made/here /etc/resolv.conf \
                   /etc/hostname /dev/shm / ; touch /dev/shm/x /made/here/x; hostname >/dev/null";
-    let seen = said(&f, &id, script).await?;
+    let seen = f.said(&id, script).await?;
     assert_eq!(
         words(&seen),
         ["secret", "0:0", "7:8", "0:0", "0:0", "0:0", "0:0", "0:0"]
     );
-    let seen = said(&f, &id, "echo by-name >/dev/stdout").await?;
+    let seen = f.said(&id, "echo by-name >/dev/stdout").await?;
     assert_eq!(seen, "by-name");
     // Outside they are somebody else's.
     let pid = f.pid(&id).await?;
@@ -146,20 +137,12 @@ async fn volumes_have_the_owners_that_the_namespace_gives_them() -> Result<()> {
         mounted("volume", "/mapped", true),
         mounted("volume", "/plain", false),
         mounted("single", "/single", true),
-        v1::Mount {
-            container_path: "/image".into(),
-            readonly: true,
-            image: Some(v1::ImageSpec {
-                image: f.image.clone(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        },
+        requests::image_mount("/image", &f.image, ""),
     ];
     let id = f.node.run(&pod, config.clone()).await?;
     let script = "stat -c %u:%g /mapped/file /plain/file /single /image/bin/busybox; \
                   cat /mapped/file; echo more >/mapped/new";
-    let seen = said(&f, &id, script).await?;
+    let seen = f.said(&id, script).await?;
     let nobody = "65534:65534";
     assert_eq!(
         words(&seen),
@@ -218,8 +201,8 @@ async fn a_user_that_the_namespace_does_not_have_is_refused() -> Result<()> {
         .and_then(|linux| linux.security_context.as_mut());
     security.context("set above")?.run_as_user = Some(v1::Int64Value { value: 65_535 });
     let id = f.node.run(&pod, config).await?;
-    assert_eq!(said(&f, &id, "id -u").await?, "65535");
-    let entry = said(&f, &id, "grep -c :65535: /etc/passwd").await?;
+    assert_eq!(f.said(&id, "id -u").await?, "65535");
+    let entry = f.said(&id, "grep -c :65535: /etc/passwd").await?;
     assert_eq!(entry, "1");
     f.node.finish().await
 }
@@ -250,25 +233,29 @@ async fn processes_are_shared_within_and_the_hosts_network_is_possible() -> Resu
         ..Default::default()
     });
     let id = f.node.run(&shared, config).await?;
-    let first = said(&f, &id, "cat /proc/1/comm").await?;
+    let first = f.said(&id, "cat /proc/1/comm").await?;
     assert_eq!(first, "pause");
-    let range = said(&f, &id, "cat /proc/sys/net/ipv4/ping_group_range").await?;
+    let range = f
+        .said(&id, "cat /proc/sys/net/ipv4/ping_group_range")
+        .await?;
     assert_eq!(words(&range), ["0", &(COUNT - 1).to_string()]);
 
     let host = with_users(requests::host_network_pod("host", &f.node.logs()));
     let host = f.node.run_pod_config(host).await?;
     let config = container("sees", &f.image, &["sleep", "1000"]);
     let id = f.node.run(&host, config).await?;
-    let map = said(&f, &id, "cat /proc/self/uid_map; ls /sys/class/net | wc -l").await?;
+    let map = f
+        .said(&id, "cat /proc/self/uid_map; ls /sys/class/net | wc -l")
+        .await?;
     let interfaces = fs::read_dir("/sys/class/net")?.count().to_string();
     let first = FIRST.to_string();
     assert_eq!(words(&map), ["0", &first, &COUNT.to_string(), &interfaces]);
-    let written = said(
-        &f,
-        &id,
-        "! touch /sys/kernel/x && ! echo 1 >/sys/kernel/profiling",
-    )
-    .await;
+    let written = f
+        .said(
+            &id,
+            "! touch /sys/kernel/x && ! echo 1 >/sys/kernel/profiling",
+        )
+        .await;
     written?;
     f.node.finish().await
 }
@@ -283,7 +270,9 @@ async fn the_map_is_known_after_a_restart() -> Result<()> {
         .node
         .run(&pod, container("later", &f.image, &["sleep", "1000"]))
         .await?;
-    let seen = said(&f, &id, "cat /proc/self/uid_map; stat -c %u /bin/busybox").await?;
+    let seen = f
+        .said(&id, "cat /proc/self/uid_map; stat -c %u /bin/busybox")
+        .await?;
     let (first, count) = (FIRST.to_string(), COUNT.to_string());
     assert_eq!(words(&seen), ["0", &first, &count, "0"]);
     f.node.finish().await
@@ -370,7 +359,7 @@ async fn what_is_mounted_in_a_volume_stays_when_its_container_goes() -> Result<(
             ..Default::default()
         });
         let id = f.node.run(&pod, config).await?;
-        let seen = said(&f, &id, "cat /volume/in/file").await?;
+        let seen = f.said(&id, "cat /volume/in/file").await?;
         f.node.remove_pod(&pod).await?;
         Ok::<_, anyhow::Error>(seen)
     };
