@@ -26,6 +26,8 @@ mod find;
 mod names;
 mod remove;
 
+pub use self::allowed::Trust;
+
 /// Threads for configuration, lists and commits: short work, but it may wait for a peer's lock.
 const FILE_THREADS: usize = 8;
 

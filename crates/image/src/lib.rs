@@ -40,7 +40,7 @@ pub use artifact::{Artifact, ArtifactFile};
 pub use credentials::{BadAuth, Credentials};
 pub use error::{Error, Result};
 pub use image::{Image, OciConfig, User};
-pub use images::Images;
+pub use images::{Images, Trust};
 pub use local::{Location, Transport};
 pub use options::{Changing, Options};
 pub use platform::Platform;

@@ -10,14 +10,20 @@
 //! system, as from a layer, and the time. criu's images hold credentials and mounts, and criu obeys
 //! them: they are held against what the request gives (`runtime::checkpoint`, `confine`). That is no
 //! fence around criu, so an archive also has to be a file of ours that nobody else may write to.
+//!
+//! **An image that is a checkpoint** says so by an annotation and has the archive's members as its
+//! layer. A pod's author can have any image pulled, so this one is restored only where the policy asks
+//! for its signature. It names the image it was made on by ID; that one has to be here, and has to be
+//! allowed by its own names.
 
 mod pack;
 mod unpack;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub(crate) use self::pack::{Pack, make_work_dir, pack, remove_dir};
-pub(crate) use self::unpack::{confine, fill, open, unpack};
+pub(crate) use self::unpack::{config, confine, fill, unpack};
 use crate::node::Node;
 use crate::{ContainerRequest, Error};
 
@@ -51,13 +57,33 @@ pub(crate) fn images_dir(dir: &Path) -> PathBuf {
     dir.join(IMAGES)
 }
 
-/// The archive that a request asks to restore: its image is a path.
-pub(crate) fn archive(request: &ContainerRequest) -> Option<PathBuf> {
-    let image = Path::new(&request.image);
-    image.is_absolute().then(|| image.to_owned())
+/// Where a checkpoint is.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// In an archive of the node.
+    Archive(PathBuf),
+    /// In the layer of an image.
+    Image(storage::ImageId),
 }
 
-/// The image that a container is restored on: the request names it, never the archive.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive(path) => write!(f, "checkpoint archive {}", path.display()),
+            Self::Image(id) => write!(f, "checkpoint image {id}"),
+        }
+    }
+}
+
+/// The archive that a request asks to restore: its image is a path.
+pub(crate) fn archive(request: &ContainerRequest) -> Option<Place> {
+    let image = Path::new(&request.image);
+    image
+        .is_absolute()
+        .then(|| Place::Archive(image.to_owned()))
+}
+
+/// The image that a container is restored on from an archive: the request names it, never the archive.
 pub(crate) fn base_image(request: &ContainerRequest) -> Result<&str, Error> {
     let named = &request.user_specified_image;
     if named.is_empty() || Path::new(named).is_absolute() {

@@ -205,6 +205,27 @@ impl Store {
         mount_one(&overlay, users, target).at("mount image on", target)
     }
 
+    /// Where the files of an image of one layer are, to be read without a mount. Nothing there may be
+    /// changed, and its links lead anywhere.
+    ///
+    /// # Errors
+    /// [`Error::ImageUnknown`]; [`Error::Invalid`]: it has more layers.
+    pub fn image_files(&self, id: &ImageId) -> Result<PathBuf, Error> {
+        let paths = self.paths();
+        let image = self.image(id)?;
+        let top = image
+            .top_layer
+            .as_ref()
+            .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        if !self.driver().keeps_whole_trees() && !driver::lowers(paths, top)?.is_empty() {
+            return Err(Error::Invalid {
+                what: "image of one layer",
+                value: id.to_string(),
+            });
+        }
+        Ok(paths.files(top))
+    }
+
     fn mount_overlay(
         &self,
         id: &LayerId,

@@ -11,6 +11,15 @@ use crate::image::Image;
 use crate::reference::Reference;
 use crate::signatures::{self, Visit};
 
+/// By what something may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The policy takes it as it is.
+    Unsigned,
+    /// The policy asks for signatures, and it has them.
+    Signed,
+}
+
 impl Images {
     /// Tells whether an image may run in a Kubernetes namespace under the name that the user gave it
     /// (or, by ID, under one of its own). Asked again at every creation: it may be in the store for
@@ -24,7 +33,7 @@ impl Images {
         image: &Image,
         user_specified: &str,
         namespace: &str,
-    ) -> Result<()> {
+    ) -> Result<Trust> {
         let names = Names::of(user_specified, &image.repo_tags, &image.repo_digests);
         let id = image.id.clone();
         let evidence = move |shared: &Shared, visit: Visit<'_>| {
@@ -52,7 +61,8 @@ impl Images {
             signatures::evidence_of_artifact(&stored, visit);
             Ok(())
         };
-        self.names_allowed(names, namespace, evidence).await
+        self.names_allowed(names, namespace, evidence).await?;
+        Ok(())
     }
 
     async fn names_allowed(
@@ -60,7 +70,7 @@ impl Images {
         names: Names,
         namespace: &str,
         evidence: impl Fn(&Shared, Visit<'_>) -> Result<()> + Send + 'static,
-    ) -> Result<()> {
+    ) -> Result<Trust> {
         let (shared, namespace) = (Arc::clone(&self.0), namespace.to_owned());
         let check = move || {
             let policy = shared.puller.options.policy_of(&namespace)?;
@@ -90,7 +100,7 @@ impl Names {
     }
 
     /// The given name must be allowed, or one of its own.
-    fn check(&self, policy: &Policy, kept: impl Fn(Visit<'_>) -> Result<()>) -> Result<()> {
+    fn check(&self, policy: &Policy, kept: impl Fn(Visit<'_>) -> Result<()>) -> Result<Trust> {
         let own = match self {
             Self::Given(given) => return given.ask(|name| check(policy, name, &kept)),
             Self::Own(own) => own,
@@ -98,7 +108,7 @@ impl Names {
         let mut refused = None;
         for reference in own {
             match reference.ask(|name| check(policy, name, &kept)) {
-                Ok(()) => return Ok(()),
+                Ok(trust) => return Ok(trust),
                 Err(why) => refused = refused.or(Some(why)),
             }
         }
@@ -113,9 +123,13 @@ impl Names {
 }
 
 /// `kept` shows the manifests that something stored may stand for, each with its signatures.
-fn check(policy: &Policy, name: &Name<'_>, kept: &impl Fn(Visit<'_>) -> Result<()>) -> Result<()> {
+fn check(
+    policy: &Policy,
+    name: &Name<'_>,
+    kept: &impl Fn(Visit<'_>) -> Result<()>,
+) -> Result<Trust> {
     if !policy.needs_signatures(name)? {
-        return Ok(());
+        return Ok(Trust::Unsigned);
     }
     let mut checked: Option<Result<(), Refused>> = None;
     kept(&mut |evidence| {
@@ -131,5 +145,6 @@ fn check(policy: &Policy, name: &Name<'_>, kept: &impl Fn(Visit<'_>) -> Result<(
         signatures: &[],
     };
     let checked = checked.unwrap_or_else(|| policy.check(name, &nothing));
-    Ok(checked?)
+    checked?;
+    Ok(Trust::Signed)
 }

@@ -1,18 +1,19 @@
-//! Reading an archive. Only members that we know are taken, only as regular files, each once, and
-//! under names that we give; what the others hold is read past.
+//! Reading an archive, or the layer of an image that holds the same. Only members that we know are
+//! taken, only as regular files, each once, and under names that we give; what the others hold is read
+//! past.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use ::runtime::checkpoint as format;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use storage::{ArchiveReader, ArchiveWriter, Attributes, Member, UnpackLimits};
 use sys::beneath::Dir;
 
-use super::{CHANGES, CONFIG, DELETED, DESCRIPTORS, IMAGES, LOG, SPEC};
+use super::{CHANGES, CONFIG, DELETED, DESCRIPTORS, IMAGES, LOG, Place, SPEC};
 use crate::{ContainerId, Error, node};
 
 /// Members of an archive (ours: criu writes a dozen files for each process).
@@ -22,7 +23,8 @@ const HELD: u64 = 64 << 20;
 
 /// Opens an archive, which has to be the daemon's user's and written by nobody else: what criu's
 /// images say is what is done.
-pub(crate) fn open(path: &Path) -> Result<File, Error> {
+fn open(path: &Path) -> Result<File, Error> {
+    let place = Place::Archive(path.to_owned());
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = std::fs::OpenOptions::new()
         .read(true)
@@ -36,11 +38,11 @@ pub(crate) fn open(path: &Path) -> Result<File, Error> {
     };
     let about = file.metadata().map_err(Error::io("stat", path))?;
     if !about.is_file() {
-        return Err(bad(path, "is not a regular file"));
+        return Err(bad(&place, "is not a regular file"));
     }
     if about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o022 != 0 {
         return Err(bad(
-            path,
+            &place,
             "could be written to by others: it has to be root's, and nobody else's to write",
         ));
     }
@@ -57,44 +59,150 @@ pub(crate) struct Unpacked {
     images: u64,
 }
 
-/// Unpacks `archive` (at `path`, for errors) into the new directory `to`.
-pub(crate) fn unpack(archive: File, path: &Path, to: &Path) -> Result<Unpacked, Error> {
+/// Unpacks the checkpoint at `place` into the new directory `to`.
+pub(crate) fn unpack(store: &storage::Store, place: &Place, to: &Path) -> Result<Unpacked, Error> {
     make_dir(to)?;
     make_dir(&to.join(IMAGES))?;
     let (root, images) = (open_dir(to)?, open_dir(&to.join(IMAGES))?);
-    let limits = UnpackLimits {
-        entries: MEMBERS,
-        ..UnpackLimits::default()
-    };
-    let mut reader = ArchiveReader::new(archive, limits);
     let mut taking = Taking {
-        path,
+        place,
         root,
         images,
         seen: Vec::new(),
         unpacked: Unpacked::default(),
     };
-    while let Some(member) = reader.next_member()? {
-        taking.member(&member, &mut reader)?;
+    match place {
+        Place::Archive(path) => taking.archive(open(path)?)?,
+        Place::Image(id) => taking.layer(&open_dir(&store.image_files(id)?)?)?,
     }
     let Taking { seen, unpacked, .. } = taking;
     if !seen.contains(&CONFIG) || unpacked.images == 0 || !unpacked.descriptors {
-        return Err(bad(path, "holds no checkpoint of a container"));
+        return Err(bad(place, "holds no checkpoint of a container"));
     }
     Ok(unpacked)
 }
 
+/// What the checkpoint that is an image says about its container.
+pub(crate) fn config(
+    store: &storage::Store,
+    image: &storage::ImageId,
+) -> Result<format::Config, Error> {
+    let place = Place::Image(image.clone());
+    let layer = open_dir(&store.image_files(image)?)?;
+    let Some((member, mut file @ Some(_))) = member_of(&layer, CONFIG)? else {
+        return Err(bad(&place, "holds no checkpoint of a container"));
+    };
+    let json = hold(&place, &member, &mut file)?;
+    format::Config::parse(&json).map_err(|wrong| bad(&place, &wrong.to_string()))
+}
+
+/// The data of a member.
+trait Data {
+    fn copy(&mut self, to: &mut dyn Write) -> Result<(), Error>;
+}
+
+impl<R: Read> Data for ArchiveReader<R> {
+    fn copy(&mut self, mut to: &mut dyn Write) -> Result<(), Error> {
+        Ok(Self::copy(self, &mut to).map(drop)?)
+    }
+}
+
+impl Data for Option<File> {
+    fn copy(&mut self, to: &mut dyn Write) -> Result<(), Error> {
+        let Some(file) = self else { return Ok(()) };
+        let copied = io::copy(file, to);
+        copied.map(drop).map_err(Error::io("copy", "a checkpoint"))
+    }
+}
+
+/// A file or directory of a layer as an archive's member, if it is there. Only a regular file is
+/// opened: opening a device may do something.
+fn member_of(layer: &Dir, path: &str) -> Result<Option<(Member, Option<File>)>, Error> {
+    let failed = |error| Error::io("open", path.to_owned())(error);
+    let (dir, name) = match path.split_once('/') {
+        Some((dir, name)) => (Some(layer.dir_plain(dir.as_ref()).map_err(failed)?), name),
+        None => (None, path),
+    };
+    let dir = dir.as_ref().unwrap_or(layer);
+    let Some(stat) = dir.stat(name.as_ref()).map_err(failed)? else {
+        return Ok(None);
+    };
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let file = if kind.is_file() {
+        let opened = dir.open_plain(name.as_ref(), OFlags::RDONLY, 0);
+        Some(File::from(opened.map_err(failed)?))
+    } else {
+        None
+    };
+    let member = Member {
+        path: path.into(),
+        regular: file.is_some(),
+        directory: kind.is_dir(),
+        link: None,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        offset: 0,
+    };
+    Ok(Some((member, file)))
+}
+
+/// A member's data, in memory.
+fn hold(place: &Place, member: &Member, data: &mut dyn Data) -> Result<Vec<u8>, Error> {
+    if member.size > HELD {
+        return Err(bad_member(place, member, "is too large"));
+    }
+    let mut bytes = Vec::new();
+    data.copy(&mut bytes)?;
+    Ok(bytes)
+}
+
 struct Taking<'a> {
-    path: &'a Path,
+    place: &'a Place,
     root: Dir,
     images: Dir,
     seen: Vec<&'static str>,
     unpacked: Unpacked,
 }
 
+/// The members that are known, beside criu's images.
+const TAKEN: [&str; 6] = [CONFIG, SPEC, CHANGES, DELETED, LOG, IMAGES];
+
 impl Taking<'_> {
-    fn member(&mut self, member: &Member, reader: &mut ArchiveReader<File>) -> Result<(), Error> {
-        const TAKEN: [&str; 6] = [CONFIG, SPEC, CHANGES, DELETED, LOG, IMAGES];
+    fn archive(&mut self, archive: File) -> Result<(), Error> {
+        let limits = UnpackLimits {
+            entries: MEMBERS,
+            ..UnpackLimits::default()
+        };
+        let mut reader = ArchiveReader::new(archive, limits);
+        while let Some(member) = reader.next_member()? {
+            self.member(&member, &mut reader)?;
+        }
+        Ok(())
+    }
+
+    fn layer(&mut self, layer: &Dir) -> Result<(), Error> {
+        let mut directory = false;
+        for name in TAKEN {
+            if let Some((member, mut file)) = member_of(layer, name)? {
+                self.member(&member, &mut file)?;
+                directory |= name == IMAGES;
+            }
+        }
+        if !directory {
+            return Ok(());
+        }
+        let images = layer.dir_plain(IMAGES.as_ref());
+        let entries = images.and_then(|dir| dir.entries());
+        for (name, _) in entries.map_err(Error::io("list", IMAGES))? {
+            // criu's names are ASCII, and nothing else is taken.
+            let path = format!("{IMAGES}/{}", name.to_string_lossy());
+            if let Some((member, mut file)) = member_of(layer, &path)? {
+                self.member(&member, &mut file)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn member(&mut self, member: &Member, data: &mut dyn Data) -> Result<(), Error> {
         let known = TAKEN
             .into_iter()
             .find(|name| name.as_bytes() == member.path.as_slice());
@@ -103,7 +211,7 @@ impl Taking<'_> {
             .strip_prefix(IMAGES.as_bytes())
             .and_then(|rest| rest.strip_prefix(b"/"));
         if let Some(name) = image {
-            return self.image(name, member, reader);
+            return self.image(name, member, data);
         }
         let Some(name) = known else { return Ok(()) };
         if name == IMAGES {
@@ -121,19 +229,19 @@ impl Taking<'_> {
         self.seen.push(name);
         match name {
             CONFIG => {
-                let json = self.hold(member, reader)?;
+                let json = hold(self.place, member, data)?;
                 self.unpacked.config = format::Config::parse(&json)
-                    .map_err(|wrong| bad(self.path, &wrong.to_string()))?;
+                    .map_err(|wrong| bad(self.place, &wrong.to_string()))?;
             }
             DELETED => {
-                let json = self.hold(member, reader)?;
+                let json = hold(self.place, member, data)?;
                 self.unpacked.deleted =
-                    format::deleted(&json).map_err(|wrong| bad(self.path, &wrong.to_string()))?;
+                    format::deleted(&json).map_err(|wrong| bad(self.place, &wrong.to_string()))?;
             }
             CHANGES => {
                 let file = self.root.create(CHANGES.as_ref(), 0o600);
                 let mut file = file.map_err(Error::io("make", CHANGES))?;
-                reader.copy(&mut file)?;
+                data.copy(&mut file)?;
                 self.unpacked.changes = true;
             }
             // The old spec and log: nothing of them is taken.
@@ -142,12 +250,7 @@ impl Taking<'_> {
         Ok(())
     }
 
-    fn image(
-        &mut self,
-        name: &[u8],
-        member: &Member,
-        reader: &mut ArchiveReader<File>,
-    ) -> Result<(), Error> {
+    fn image(&mut self, name: &[u8], member: &Member, data: &mut dyn Data) -> Result<(), Error> {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
         if !name.iter().all(plain) || name.starts_with(b".") {
             return Err(self.bad(member, "is no name of criu's"));
@@ -156,9 +259,9 @@ impl Taking<'_> {
             return Err(self.bad(member, "is not a regular file"));
         }
         let held = if name == DESCRIPTORS.as_bytes() {
-            let json = self.hold(member, reader)?;
+            let json = hold(self.place, member, data)?;
             let safe = format::safe_descriptors(&json);
-            Some(safe.map_err(|wrong| bad(self.path, &wrong.to_string()))?)
+            Some(safe.map_err(|wrong| bad(self.place, &wrong.to_string()))?)
         } else {
             None
         };
@@ -178,27 +281,15 @@ impl Taking<'_> {
                 self.unpacked.descriptors = true;
             }
             None => {
-                reader.copy(&mut file)?;
+                data.copy(&mut file)?;
                 self.unpacked.images += 1;
             }
         }
         Ok(())
     }
 
-    fn hold(&self, member: &Member, reader: &mut ArchiveReader<File>) -> Result<Vec<u8>, Error> {
-        if member.size > HELD {
-            return Err(self.bad(member, "is too large"));
-        }
-        let mut bytes = Vec::new();
-        reader.copy(&mut bytes)?;
-        Ok(bytes)
-    }
-
     fn bad(&self, member: &Member, why: &str) -> Error {
-        bad(
-            self.path,
-            &format!("{:?} {why}", String::from_utf8_lossy(&member.path)),
-        )
+        bad_member(self.place, member, why)
     }
 }
 
@@ -270,8 +361,13 @@ pub(crate) fn fill(
     Ok(store.fill(&node::record_id(id.as_str())?, staged)?)
 }
 
-fn bad(path: &Path, why: &str) -> Error {
-    Error::Invalid(format!("checkpoint archive {}: {why}", path.display()))
+fn bad(place: &Place, why: &str) -> Error {
+    Error::Invalid(format!("{place}: {why}"))
+}
+
+fn bad_member(place: &Place, member: &Member, why: &str) -> Error {
+    let name = String::from_utf8_lossy(&member.path);
+    bad(place, &format!("{name:?} {why}"))
 }
 
 fn make_dir(path: &Path) -> Result<(), Error> {

@@ -7,7 +7,6 @@ mod from_checkpoint;
 mod image;
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -19,6 +18,7 @@ use super::intent::Subject;
 use super::stage::{Doing, Plan, Stage, perform};
 use super::{Key, Outcome, Progress, chain};
 use crate::bundle::{self, Ingredients};
+use crate::checkpoint::{self, Place};
 use crate::image_volumes::Volume;
 use crate::monitors::{self, Live};
 use crate::node::{Node, blocking, record_id};
@@ -27,8 +27,8 @@ use crate::request::PidMode;
 use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, ContainerRequest, Error, cgroups, checkpoint, exits, handlers, id_mapped,
-    image_volumes, namespaces, seccomp_artifact, selinux,
+    ContainerId, ContainerRequest, Error, cgroups, exits, handlers, id_mapped, image_volumes,
+    namespaces, seccomp_artifact, selinux,
 };
 
 /// Name of the operation.
@@ -51,7 +51,7 @@ pub(crate) struct Create {
     created: SystemTime,
     log_path: String,
     /// What it is restored from.
-    archive: Option<PathBuf>,
+    checkpoint: Option<Place>,
     restored: OnceLock<Restored>,
     dirs: OnceLock<Dirs>,
     root: OnceLock<std::path::PathBuf>,
@@ -168,15 +168,11 @@ async fn work(
         ));
     }
     let namespace = &pod.request.key.namespace;
-    let archive = checkpoint::archive(&request);
-    if archive.is_some() {
-        from_checkpoint::restorable(&node, &pod, &request).await?;
-    }
-    let image = image(&node, &request, namespace).await?;
+    let (image, checkpoint) = image(&node, &pod, &request).await?;
     let seccomp = seccomp_artifact::profile(&node, &pod, &request, &image.annotations).await?;
     let create = Create {
         selinux: selinux::of_container(&node, &pod, &request).await?,
-        archive,
+        checkpoint,
         restored: OnceLock::new(),
         log_path: log_path(&pod, &request)?,
         image,
@@ -380,7 +376,7 @@ async fn make_bundle(create: &Create) -> Result<(), Error> {
         restored: create.restored.get().cloned(),
     };
     let (node, dir) = (Arc::clone(&create.node), create.dirs().bundle.clone());
-    let images = create.archive.as_ref().map(|_| {
+    let images = create.checkpoint.as_ref().map(|_| {
         let from = checkpoint::restore_dir(&create.dirs().persistent);
         checkpoint::images_dir(&from)
     });
@@ -462,7 +458,7 @@ async fn record(create: &Create) -> Result<(), Error> {
 }
 
 async fn make(create: &Create) -> Result<(), Error> {
-    if create.archive.is_some() {
+    if create.checkpoint.is_some() {
         // Its start has the runtime restore its processes.
         return once(&create.init, NOBODY);
     }

@@ -5,6 +5,7 @@
 //! the tests say so and prove the error that a caller gets instead.
 
 mod hostile;
+mod images;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -12,10 +12,10 @@ use tonic::{Code, Status};
 
 use crate::fixture::{self, Fixture};
 
-const SIGNER: &str = "signer@x.io";
+pub(crate) const SIGNER: &str = "signer@x.io";
 
 /// Replaces the node's policy by one that asks for this user's signature of everything.
-fn ask_for(f: &Fixture, gpg: &Gpg, user: &str) -> Result<()> {
+pub(crate) fn ask_for(f: &Fixture, gpg: &Gpg, user: &str) -> Result<()> {
     let keys = f.node.dir.join(format!("{user}.gpg"));
     std::fs::write(&keys, gpg.export(user)?)?;
     let policy = format!(
@@ -26,7 +26,7 @@ fn ask_for(f: &Fixture, gpg: &Gpg, user: &str) -> Result<()> {
 }
 
 /// The status behind an error of a call.
-fn refused<T: std::fmt::Debug>(call: Result<T>, words: &str) -> Result<()> {
+pub(crate) fn refused<T: std::fmt::Debug>(call: Result<T>, words: &str) -> Result<()> {
     let error = call.err().context("the call is not refused")?;
     let status: &Status = error.downcast_ref().context("an error of gRPC")?;
     ensure!(status.code() == Code::FailedPrecondition, "{status:?}");
@@ -40,8 +40,20 @@ fn refused<T: std::fmt::Debug>(call: Result<T>, words: &str) -> Result<()> {
 
 const PROFILE: &str = "seccomp-profile.kubernetes.cri-o.io";
 
+/// Has the node look for signatures in a directory of its own, which is given.
+pub(crate) fn look_aside(f: &Fixture) -> Result<PathBuf> {
+    let lookaside = f.node.dir.join("lookaside");
+    std::fs::create_dir_all(f.node.dir.join("registries.d"))?;
+    let sources = format!(
+        "default-docker:\n  lookaside: file://{}\n",
+        lookaside.display()
+    );
+    std::fs::write(f.node.dir.join("registries.d/test.yaml"), sources)?;
+    Ok(lookaside)
+}
+
 /// Where the lookaside of a node has the first signature of a manifest.
-fn place(f: &Fixture, name: &str, digest: &str) -> Result<PathBuf> {
+pub(crate) fn place(f: &Fixture, name: &str, digest: &str) -> Result<PathBuf> {
     let digest = digest.replace(':', "=");
     let dir = f.node.dir.join(format!("lookaside/{name}@{digest}"));
     std::fs::create_dir_all(&dir)?;
@@ -60,13 +72,7 @@ async fn an_artifact_is_mounted_and_a_profile_obeyed_only_with_a_signature() -> 
     .await?;
     let gpg = Gpg::new()?;
     gpg.key(SIGNER, "ed25519", "never")?;
-    std::fs::create_dir_all(f.node.dir.join("registries.d"))?;
-    let lookaside = f.node.dir.join("lookaside");
-    let sources = format!(
-        "default-docker:\n  lookaside: file://{}\n",
-        lookaside.display()
-    );
-    std::fs::write(f.node.dir.join("registries.d/test.yaml"), sources)?;
+    let lookaside = look_aside(&f)?;
     let image = ImageMaker::busybox().build().digest();
     std::fs::write(
         place(&f, "test/busybox", &image)?,
@@ -146,13 +152,7 @@ async fn an_image_is_pulled_and_run_only_as_long_as_its_signature_is_asked_for()
     let gpg = Gpg::new()?;
     gpg.key(SIGNER, "ed25519", "never")?;
     gpg.key("other@x.io", "ed25519", "never")?;
-    let lookaside: PathBuf = f.node.dir.join("lookaside");
-    std::fs::create_dir_all(f.node.dir.join("registries.d"))?;
-    let sources = format!(
-        "default-docker:\n  lookaside: file://{}\n",
-        lookaside.display()
-    );
-    std::fs::write(f.node.dir.join("registries.d/test.yaml"), sources)?;
+    look_aside(&f)?;
     ask_for(&f, &gpg, SIGNER)?;
     refused(
         f.node.pull(&f.image).await,
@@ -160,16 +160,15 @@ async fn an_image_is_pulled_and_run_only_as_long_as_its_signature_is_asked_for()
     )?;
 
     let digest = ImageMaker::busybox().build().digest();
-    let place = lookaside.join(format!("test/busybox@{}", digest.replace(':', "=")));
-    std::fs::create_dir_all(&place)?;
+    let first = place(&f, "test/busybox", &digest)?;
     let by_other = gpg.sign_image("other@x.io", &f.image, &digest)?;
-    std::fs::write(place.join("signature-1"), by_other)?;
+    std::fs::write(&first, by_other)?;
     refused(
         f.node.pull(&f.image).await,
         "which the policy does not name",
     )?;
     std::fs::write(
-        place.join("signature-2"),
+        first.with_file_name("signature-2"),
         gpg.sign_image(SIGNER, &f.image, &digest)?,
     )?;
     let id = f.node.pull(&f.image).await?;

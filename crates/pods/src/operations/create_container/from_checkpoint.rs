@@ -1,12 +1,47 @@
-//! What creating a container from a checkpoint's archive does beside.
+//! What creating a container from a checkpoint does beside.
 
 use std::sync::Arc;
+
+use image::{Image, Trust};
 
 use super::{Create, once};
 use crate::node::{Node, blocking};
 use crate::state::container::Restored;
 use crate::state::pod::Pod;
 use crate::{ContainerRequest, Error, checkpoint};
+
+/// The annotation of an image that is a checkpoint: the name of the container it was made of.
+const CHECKPOINT: &str = "io.kubernetes.cri-o.annotations.checkpoint.name";
+
+/// Whether an image is a checkpoint.
+pub(super) fn is_checkpoint(image: &Image) -> bool {
+    image.annotations.contains_key(CHECKPOINT)
+}
+
+/// The image that the checkpoint `image` was made on, if the checkpoint may be restored. What criu's
+/// images say is done as root, and whoever may run a pod chooses its image: so it has to be signed.
+pub(super) async fn base_of(
+    node: &Arc<Node>,
+    image: &Image,
+    trust: Trust,
+) -> Result<String, Error> {
+    if trust != Trust::Signed {
+        return Err(Error::WrongState(format!(
+            "image {} is a checkpoint: it is restored only where the signature policy asks for its signature",
+            image.id
+        )));
+    }
+    let (store, id) = (node.store.clone(), image.id.clone());
+    let read = move || checkpoint::config(&store, &id);
+    let config = blocking(&node.pools.files, read).await?;
+    if config.rootfs_image_ref.parse::<image::ImageId>().is_err() {
+        return Err(Error::Invalid(format!(
+            "checkpoint image {}: names no image that it was made on",
+            image.id
+        )));
+    }
+    Ok(config.rootfs_image_ref)
+}
 
 /// Whether a container may be restored here.
 pub(super) async fn restorable(
@@ -26,15 +61,15 @@ pub(super) async fn restorable(
     blocking(&node.pools.files, move || checkpoint::available(&looker)).await
 }
 
-/// The stage `archive`: the images go into the record's directory, the changes into the layer.
+/// The stage `archive`: criu's images go into the record's directory, the changes into the layer.
 pub(super) async fn unpack(create: &Create) -> Result<(), Error> {
-    let Some(path) = create.archive.clone() else {
+    let Some(place) = create.checkpoint.clone() else {
         return Ok(());
     };
     let (store, id) = (create.node.store.clone(), create.id.clone());
     let to = checkpoint::restore_dir(&create.dirs().persistent);
     let unpack = move || {
-        let unpacked = checkpoint::unpack(checkpoint::open(&path)?, &path, &to)?;
+        let unpacked = checkpoint::unpack(&store, &place, &to)?;
         checkpoint::fill(&store, &id, &to, &unpacked)?;
         Ok::<_, Error>(unpacked.config)
     };

@@ -1,12 +1,15 @@
-//! The image that a container is created from.
+//! The image that a container is created from, and the checkpoint that it goes on from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spec::process::ImageDefaults;
 
+use super::from_checkpoint;
+use crate::checkpoint::{self, Place};
 use crate::node::Node;
-use crate::{ContainerRequest, Error, checkpoint};
+use crate::state::pod::Pod;
+use crate::{ContainerRequest, Error};
 
 /// What a creation needs of an image.
 pub(super) struct Image {
@@ -17,28 +20,42 @@ pub(super) struct Image {
     pub(super) defaults: ImageDefaults,
 }
 
-/// Finds the image and asks whether it may run here under the name that was meant.
+/// Finds the image and asks whether it may run here under the name that was meant. Where the request
+/// names a checkpoint, tells where that is, beside the image that it goes on from.
 pub(super) async fn image(
-    node: &Node,
+    node: &Arc<Node>,
+    pod: &Pod,
     request: &ContainerRequest,
-    namespace: &str,
-) -> Result<Image, Error> {
-    let name = match checkpoint::archive(request) {
-        Some(_) => checkpoint::base_image(request)?,
-        None => &request.image,
+) -> Result<(Image, Option<Place>), Error> {
+    let namespace = &pod.request.key.namespace;
+    let mut place = checkpoint::archive(request);
+    let name = if place.is_some() {
+        from_checkpoint::restorable(node, pod, request).await?;
+        checkpoint::base_image(request)?
+    } else {
+        &request.image
     };
-    let Some(image) = node.images.find(name).await? else {
-        return Err(Error::NoImage(name.to_owned()));
+    let find = async |name: &str| {
+        let found = node.images.find(name).await?;
+        found.ok_or_else(|| Error::NoImage(name.to_owned()))
     };
+    let mut image = find(name).await?;
     let meant = if request.user_specified_image.is_empty() {
         &request.image
     } else {
         &request.user_specified_image
     };
-    node.images.allowed(&image, meant, namespace).await?;
+    let trust = node.images.allowed(&image, meant, namespace).await?;
+    if place.is_none() && from_checkpoint::is_checkpoint(&image) {
+        from_checkpoint::restorable(node, pod, request).await?;
+        let base = from_checkpoint::base_of(node, &image, trust).await?;
+        place = Some(Place::Image(image.id.clone()));
+        image = find(&base).await?;
+        node.images.allowed(&image, &base, namespace).await?;
+    }
     let config = Arc::clone(&image.config);
     let name = image.repo_tags.first().cloned().unwrap_or_default();
-    Ok(Image {
+    let image = Image {
         reference: image
             .repo_digests
             .first()
@@ -56,5 +73,6 @@ pub(super) async fn image(
             stop_signal: config.stop_signal.clone(),
             volumes: config.volumes.clone(),
         },
-    })
+    };
+    Ok((image, place))
 }
