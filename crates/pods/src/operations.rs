@@ -29,6 +29,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::Error;
+use crate::node::Node;
 
 /// What makes two requests the same operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -78,6 +79,43 @@ pub struct Running {
     pub stage: &'static str,
     /// How long it has been running, in milliseconds.
     pub elapsed_ms: u128,
+}
+
+/// Runs `work`, which gives nothing but its end, as the operation `kind` of `subject`, or joins the one
+/// that runs. `stage` is what it shows itself at.
+///
+/// # Errors
+/// Those of the operation.
+pub(crate) async fn act<F>(
+    node: &Arc<Node>,
+    kind: &'static str,
+    subject: String,
+    stage: &'static str,
+    work: impl FnOnce(Arc<Node>) -> F,
+) -> Outcome
+where
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    let start = |progress: Arc<Progress>| {
+        let work = work(Arc::clone(node));
+        async move {
+            progress.at(stage);
+            work.await.map(|()| String::new())
+        }
+    };
+    let key = Key { kind, subject };
+    node.operations.run(key, String::new(), start).await
+}
+
+/// What was found, or nothing where it is not there: then there is nothing to be stopped or removed.
+///
+/// # Errors
+/// Others.
+pub(crate) fn if_there<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
+    match found {
+        Err(Error::NotFound { .. }) => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 #[derive(Debug)]

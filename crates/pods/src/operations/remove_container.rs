@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::stage::step;
-use super::{Key, Outcome, create_container, stop_container};
+use super::{Outcome, act, create_container, if_there, stop_container};
 use crate::node::Node;
 use crate::state::container::Container;
 use crate::{Error, cgroups, exits, monitors};
@@ -16,23 +16,14 @@ pub(crate) const STEPS: &[&str] = &["stop", "runtime", "mount", "record"];
 
 /// Removes a container, by force if it runs; fine if there is none.
 pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
-    let container = match node.table.load().container(id) {
-        Ok(container) => container,
-        Err(Error::NotFound { .. }) => return Ok(String::new()),
-        Err(error) => return Err(Arc::new(error)),
+    let Some(container) = if_there(node.table.load().container(id))? else {
+        return Ok(String::new());
     };
-    let key = Key {
-        kind: OPERATION,
-        subject: container.id.to_string(),
-    };
-    let node = Arc::clone(node);
-    let operations = Arc::clone(&node.operations);
-    operations
-        .run(key, String::new(), |progress| async move {
-            progress.at("remove");
-            remove(&node, &container).await.map(|()| String::new())
-        })
-        .await
+    let subject = container.id.to_string();
+    act(node, OPERATION, subject, "remove", |node| async move {
+        remove(&node, &container).await
+    })
+    .await
 }
 
 /// Removes a container, each step of which may be repeated.

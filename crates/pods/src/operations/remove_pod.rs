@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::stage::step;
-use super::{Key, Outcome, remove_container, stop_pod};
+use super::{Outcome, act, if_there, remove_container, stop_pod};
 use crate::node::Node;
 use crate::state::pod::Pod;
 use crate::{Error, cgroups};
@@ -18,23 +18,14 @@ pub(crate) const STEPS: &[&str] = &["stop", "containers", "record"];
 
 /// Removes a pod, by force if it runs; fine if there is none.
 pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
-    let pod = match node.table.load().pod(id) {
-        Ok(pod) => pod,
-        Err(Error::NotFound { .. }) => return Ok(String::new()),
-        Err(error) => return Err(Arc::new(error)),
+    let Some(pod) = if_there(node.table.load().pod(id))? else {
+        return Ok(String::new());
     };
-    let key = Key {
-        kind: OPERATION,
-        subject: pod.id.to_string(),
-    };
-    let node = Arc::clone(node);
-    let operations = Arc::clone(&node.operations);
-    operations
-        .run(key, String::new(), |progress| async move {
-            progress.at("remove");
-            remove(&node, &pod).await.map(|()| String::new())
-        })
-        .await
+    let subject = pod.id.to_string();
+    act(node, OPERATION, subject, "remove", |node| async move {
+        remove(&node, &pod).await
+    })
+    .await
 }
 
 async fn remove(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {

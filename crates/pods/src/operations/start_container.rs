@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::create_container::runtime_error;
 use super::stage::fault;
-use super::{Key, Outcome, chain};
+use super::{Outcome, act, chain};
 use crate::monitors::Live;
 use crate::node::{Node, blocking};
 use crate::state::container::{Container, Exit, Init, NOBODY, Phase};
@@ -19,18 +19,11 @@ const NOT_STARTED: i32 = 128;
 /// Starts a container. One that runs already was started by the same request before.
 pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
     let container = node.table.load().container(id)?;
-    let key = Key {
-        kind: OPERATION,
-        subject: container.id.to_string(),
-    };
-    let node = Arc::clone(node);
-    let operations = Arc::clone(&node.operations);
-    operations
-        .run(key, String::new(), |progress| async move {
-            progress.at("start");
-            work(&node, &container).await.map(|()| String::new())
-        })
-        .await
+    let subject = container.id.to_string();
+    act(node, OPERATION, subject, "start", |node| async move {
+        work(&node, &container).await
+    })
+    .await
 }
 
 async fn work(node: &Arc<Node>, container: &Container) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use super::stage::step;
-use super::{Key, Outcome, chain};
+use super::{Outcome, act, chain, if_there};
 use crate::monitors::Live;
 use crate::node::Node;
 use crate::state::container::{Container, Phase};
@@ -33,25 +33,14 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Stops a container; fine if it is not running, or not there.
 pub(crate) async fn run(node: &Arc<Node>, id: &str, timeout: Duration) -> Outcome {
-    let container = match node.table.load().container(id) {
-        Ok(container) => container,
-        Err(Error::NotFound { .. }) => return Ok(String::new()),
-        Err(error) => return Err(Arc::new(error)),
+    let Some(container) = if_there(node.table.load().container(id))? else {
+        return Ok(String::new());
     };
-    let key = Key {
-        kind: OPERATION,
-        subject: format!("{} {timeout:?}", container.id),
-    };
-    let node = Arc::clone(node);
-    let operations = Arc::clone(&node.operations);
-    operations
-        .run(key, String::new(), |progress| async move {
-            progress.at("stop");
-            stop(&node, &container, timeout)
-                .await
-                .map(|()| String::new())
-        })
-        .await
+    let subject = format!("{} {timeout:?}", container.id);
+    act(node, OPERATION, subject, "stop", |node| async move {
+        stop(&node, &container, timeout).await
+    })
+    .await
 }
 
 /// Stops a container and waits for its end.

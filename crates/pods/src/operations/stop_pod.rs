@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::stage::step;
-use super::{Key, Outcome, chain, stop_container};
+use super::{Outcome, act, chain, if_there, stop_container};
 use crate::node::{Node, blocking};
 use crate::state::pod::Pod;
 use crate::{Error, files, infra, monitors, namespaces, networking, records};
@@ -27,23 +27,14 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Stops a pod; fine if it is stopped, or not there.
 pub(crate) async fn run(node: &Arc<Node>, id: &str) -> Outcome {
-    let pod = match node.table.load().pod(id) {
-        Ok(pod) => pod,
-        Err(Error::NotFound { .. }) => return Ok(String::new()),
-        Err(error) => return Err(Arc::new(error)),
+    let Some(pod) = if_there(node.table.load().pod(id))? else {
+        return Ok(String::new());
     };
-    let key = Key {
-        kind: OPERATION,
-        subject: pod.id.to_string(),
-    };
-    let node = Arc::clone(node);
-    let operations = Arc::clone(&node.operations);
-    operations
-        .run(key, String::new(), |progress| async move {
-            progress.at("stop");
-            stop(&node, &pod, GRACE).await.map(|()| String::new())
-        })
-        .await
+    let subject = pod.id.to_string();
+    act(node, OPERATION, subject, "stop", |node| async move {
+        stop(&node, &pod, GRACE).await
+    })
+    .await
 }
 
 /// Stops a pod, each step of which may be repeated. A network that can't be detached does not keep

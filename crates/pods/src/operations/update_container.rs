@@ -16,7 +16,7 @@ use sys::cgroup::Cgroup;
 use sys::spawn::{self, Program};
 
 use super::stage::step;
-use super::{Key, Outcome};
+use super::{Outcome, act};
 use crate::node::{Node, blocking};
 use crate::state::container::{Container, Phase};
 use crate::{Error, handlers, records};
@@ -32,21 +32,12 @@ const WORDS: usize = 16 * 1024;
 /// Changes a container's limits.
 pub(crate) async fn run(node: &Arc<Node>, id: &str, update: Request) -> Outcome {
     let container = node.table.load().container(id)?;
-    let key = Key {
-        kind: OPERATION,
-        // Another update waits for this one; only the same one joins it.
-        subject: format!("{} {}", container.id, records::fingerprint(&update)),
-    };
-    let node = Arc::clone(node);
-    let operations = Arc::clone(&node.operations);
-    operations
-        .run(key, String::new(), |progress| async move {
-            progress.at("update");
-            work(&node, &container, &update)
-                .await
-                .map(|()| String::new())
-        })
-        .await
+    // Another update waits for this one; only the same one joins it.
+    let subject = format!("{} {}", container.id, records::fingerprint(&update));
+    act(node, OPERATION, subject, "update", |node| async move {
+        work(&node, &container, &update).await
+    })
+    .await
 }
 
 async fn work(node: &Arc<Node>, container: &Container, update: &Request) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Key, Outcome};
+use super::{Outcome, act};
 use crate::node::{Node, blocking};
 use crate::request::PodResources;
 use crate::state::pod::Pod;
@@ -14,18 +14,11 @@ const OPERATION: &str = "update-pod-sandbox";
 /// Keeps what a pod may use; what `update` leaves out stays.
 pub(crate) async fn run(node: &Arc<Node>, id: &str, update: PodResources) -> Outcome {
     let pod = node.table.load().pod(id)?;
-    let key = Key {
-        kind: OPERATION,
-        subject: format!("{} {}", pod.id, records::fingerprint(&update)),
-    };
-    let node = Arc::clone(node);
-    let operations = Arc::clone(&node.operations);
-    operations
-        .run(key, String::new(), |progress| async move {
-            progress.at("state");
-            keep(&node, &pod, update).await.map(|()| String::new())
-        })
-        .await
+    let subject = format!("{} {}", pod.id, records::fingerprint(&update));
+    act(node, OPERATION, subject, "state", |node| async move {
+        keep(&node, &pod, update).await
+    })
+    .await
 }
 
 async fn keep(node: &Node, pod: &Pod, update: PodResources) -> Result<(), Error> {
