@@ -1,15 +1,17 @@
-//! A pod's own files: resolv.conf, hostname, .containerenv, /dev/shm and the log directory.
+//! A pod's own files: resolv.conf, hostname, .containerenv, /dev/shm and the log directory, which may
+//! be mounted on a volume.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::node::{Node, blocking};
 use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::request::{Dns, PodRequest, Shared};
-use crate::{Error, selinux};
+use crate::{Error, linked_logs, selinux};
 
 /// Size of a pod's /dev/shm: the default of the field.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -28,8 +30,11 @@ pub(crate) async fn make(run: &Run) -> Result<(), Error> {
     let (dir, logs) = (run.dirs().bundle.clone(), run.log_directory.clone());
     let (request, hostname) = (run.request.clone(), run.hostname.clone());
     let label = run.selinux.mount.clone();
+    let handler = Arc::clone(&run.handler);
     blocking(&run.node.pools.mounts, move || {
         write(&dir, &logs, &request, &hostname, &label)?;
+        let allowed = &handler.config.allowed_annotations;
+        linked_logs::mount(&request, allowed, &dir, &logs, &label);
         for name in [HOSTNAME, CONTAINERENV, RESOLV_CONF] {
             selinux::label(&dir.join(name), &label)?;
         }
@@ -122,17 +127,20 @@ pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
         let Some(dirs) = node.dirs(subject.pod.as_str()).await? else {
             return Ok(());
         };
-        unmount(node, dirs.bundle.join(SHM)).await
+        unmount(node, dirs.bundle).await
     })
 }
 
-/// Unmounts a pod's /dev/shm; fine if it is not mounted.
-pub(crate) async fn unmount(node: &Node, shm: PathBuf) -> Result<(), Error> {
-    let unmount =
-        move || match sys::mount::is_mount_point(&shm).map_err(Error::io("look at", &shm))? {
+/// Unmounts a pod's /dev/shm, and its logs from a volume; fine if they are not mounted.
+pub(crate) async fn unmount(node: &Node, bundle: PathBuf) -> Result<(), Error> {
+    let shm = bundle.join(SHM);
+    let unmount = move || {
+        linked_logs::unmount(&bundle)?;
+        match sys::mount::is_mount_point(&shm).map_err(Error::io("look at", &shm))? {
             true => sys::mount::unmount_lazily(&shm).map_err(Error::io("unmount", shm)),
             false => Ok(()),
-        };
+        }
+    };
     blocking(&node.pools.mounts, unmount).await
 }
 

@@ -25,6 +25,7 @@ mod id_mapped;
 mod ids;
 mod image_volumes;
 mod infra;
+mod linked_logs;
 mod monitors;
 mod namespaces;
 mod networking;

@@ -7,6 +7,7 @@ mod from_checkpoint;
 mod image;
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -28,7 +29,7 @@ use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, ContainerRequest, Error, cgroups, exits, handlers, id_mapped, image_volumes,
-    namespaces, seccomp_artifact, selinux,
+    linked_logs, namespaces, seccomp_artifact, selinux,
 };
 
 /// Name of the operation.
@@ -386,6 +387,9 @@ async fn make_bundle(create: &Create) -> Result<(), Error> {
             checkpoint::confine(images, &from_checkpoint::confinement(&built.0)?)?;
         }
         make_log_dir(&ingredients.log_path)?;
+        let made = &ingredients.pod.made;
+        let log = Path::new(&ingredients.log_path);
+        linked_logs::link(&made.files, &made.log_directory, log, &ingredients.id);
         let path = dir.join("config.json");
         let text =
             serde_json::to_vec(&built.0).map_err(|wrong| Error::Internal(wrong.to_string()))?;

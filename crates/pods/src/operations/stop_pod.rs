@@ -62,12 +62,8 @@ pub(crate) async fn stop(node: &Arc<Node>, pod: &Pod, grace: Duration) -> Result
     drop(gate);
     detached?;
     step(OPERATION, "namespaces", namespaces::unpin(node, &pod.id)).await?;
-    step(
-        OPERATION,
-        "files",
-        files::unmount(node, pod.made.files.join(files::SHM)),
-    )
-    .await?;
+    let unmounted = files::unmount(node, pod.made.files.clone());
+    step(OPERATION, "files", unmounted).await?;
     step(OPERATION, "state", not_ready(node, pod)).await
 }
 

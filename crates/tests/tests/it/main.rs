@@ -25,6 +25,7 @@ mod host_ports;
 mod image_matrix;
 mod image_volumes;
 mod images;
+mod linked_logs;
 mod metrics;
 mod oci_hooks;
 mod own_files;

@@ -1,0 +1,117 @@
+//! A pod's logs in one of its own emptyDir volumes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use cri::v1;
+use testkit::node::Options;
+use testkit::requests::{container, pod};
+
+use crate::fixture;
+
+const ANNOTATION: &str = "io.kubernetes.cri-o.LinkLogs";
+
+/// A pod's directory among the kubelet's, which is removed afterwards: its place is not ours to choose.
+struct Kubelet {
+    uid: String,
+}
+
+impl Kubelet {
+    const PODS: &str = "/var/lib/kubelet/pods";
+
+    fn new(uid: String) -> Result<Self> {
+        let kubelet = Self { uid };
+        fs::create_dir_all(kubelet.volume())?;
+        Ok(kubelet)
+    }
+
+    fn dir(&self) -> PathBuf {
+        Path::new(Self::PODS).join(&self.uid)
+    }
+
+    fn volume(&self) -> PathBuf {
+        self.dir().join("volumes/kubernetes.io~empty-dir/logging")
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        // Of a test that failed; what is not removed is seen by who looks.
+        let _unmounted = sys::mount::unmount_all(&self.volume());
+        let _removed = fs::remove_dir_all(self.dir());
+        let pods = Path::new(Self::PODS);
+        let parents = [Some(pods), pods.parent()];
+        for empty in parents.into_iter().flatten() {
+            let _others = fs::remove_dir(empty);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pods_logs_are_in_its_volume_where_the_handler_allows_it() -> Result<()> {
+    let runtime = std::env::var("CRIOXIDE_TEST_RUNTIME").unwrap_or_else(|_| "runc".to_owned());
+    let allowing = Options {
+        config: format!(
+            "[crio.runtime.runtimes.{runtime}]\nallowed_annotations = [\"{ANNOTATION}\"]\n"
+        ),
+        ..Options::default()
+    };
+    let mut f = fixture::with(allowing).await?;
+    let own = f.node.dir.file_name().context("a name")?;
+    let kubelet = Kubelet::new(format!("uid-{}", own.display()))?;
+    let volume = kubelet.volume();
+    let mut config = pod("linked", &f.node.logs());
+    config.metadata.as_mut().context("metadata")?.uid = kubelet.uid.clone();
+    config
+        .annotations
+        .insert(ANNOTATION.into(), "logging".into());
+    let id = f.node.run_pod_config(config.clone()).await?;
+    ensure!(sys::mount::is_mount_point(&volume)?);
+
+    let mut talks = container("talks", &f.image, &["sh", "-c", "echo hello; sleep 1000"]);
+    talks.log_path = "talks/0.log".into();
+    let talks = f.node.run(&id, talks).await?;
+    let mut ships = container("ships", &f.image, &["sleep", "1000"]);
+    ships.mounts.push(v1::Mount {
+        container_path: "/logs".into(),
+        host_path: volume.display().to_string(),
+        ..Default::default()
+    });
+    let ships = f.node.run(&id, ships).await?;
+    let log = format!("/logs/{talks}.log");
+    let script = format!("until grep 'stdout F hello' {log}; do sleep 0.1; done");
+    f.said(&ships, &script).await?;
+    let written = f.node.exec(&ships, &["touch", "/logs/new"]).await?;
+    ensure!(written.exit_code != 0, "the logs are only read");
+
+    f.node.restart().await?;
+    f.node.remove_pod(&id).await?;
+    ensure!(!sys::mount::is_mount_point(&volume)?);
+    ensure!(
+        fs::read_dir(&volume)?.next().is_none(),
+        "the volume is as it was"
+    );
+
+    // A name that leaves the pod's volumes, and one that is not there: the pod runs without.
+    for (name, volume) in [("leaves", "../../x"), ("missing", "nowhere")] {
+        let metadata = config.metadata.as_mut().context("metadata")?;
+        metadata.name = name.into();
+        config.annotations.insert(ANNOTATION.into(), volume.into());
+        let id = f.node.run_pod_config(config.clone()).await?;
+        f.node.remove_pod(&id).await?;
+    }
+    f.node.finish().await?;
+
+    // Without leave the annotation says nothing.
+    let f = fixture::node().await?;
+    let mut config = pod("unlinked", &f.node.logs());
+    config.metadata.as_mut().context("metadata")?.uid = kubelet.uid.clone();
+    config
+        .annotations
+        .insert(ANNOTATION.into(), "logging".into());
+    let id = f.node.run_pod_config(config).await?;
+    ensure!(!sys::mount::is_mount_point(&volume)?);
+    f.node.remove_pod(&id).await?;
+    f.node.finish().await
+}
