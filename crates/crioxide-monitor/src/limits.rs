@@ -6,6 +6,8 @@ use std::time::Duration;
 pub(crate) const CONNECTIONS: usize = 8;
 /// Requests of one connection in a row, before the others get their turn.
 pub(crate) const REQUESTS: usize = 16;
+/// Containers that were announced and are not made (yet).
+pub(crate) const ANNOUNCED: usize = 64;
 /// Statuses of reaped processes that nobody knew (yet).
 pub(crate) const UNKNOWN_STATUSES: usize = 64;
 /// How long the processes that were left in a container's cgroup may take to die.

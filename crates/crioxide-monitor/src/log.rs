@@ -15,6 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 mod file;
 mod format;
 mod journal;
+mod journald;
 mod sink;
 mod source;
 mod worker;
@@ -40,6 +41,8 @@ pub(crate) struct Output {
     /// No log where empty.
     pub(crate) log: PathBuf,
     pub(crate) size_max: u64,
+    /// The name under which its output goes to systemd's journal, too.
+    pub(crate) journal: Option<String>,
     /// Pipes of stdout and stderr; none with a terminal.
     pub(crate) pipes: Option<[OwnedFd; 2]>,
 }

@@ -48,6 +48,8 @@ pub(crate) struct Server {
     reopening: Vec<(u64, Ask)>,
     /// Clients whose output is not copied yet, each with what it writes to.
     attaching: Vec<(u64, Ask, Option<OwnedFd>)>,
+    /// Names of containers to come whose output goes to systemd's journal, too.
+    journaled: VecDeque<(Id, String)>,
     /// Statuses of processes that no container knew when they were reaped.
     unknown: VecDeque<(Pid, Status)>,
     next: u64,
@@ -127,6 +129,7 @@ impl Server {
             calls: Vec::new(),
             reopening: Vec::new(),
             attaching: Vec::new(),
+            journaled: VecDeque::new(),
             unknown: VecDeque::with_capacity(limits::UNKNOWN_STATUSES),
             next: 1,
             quitting: false,

@@ -59,6 +59,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         pids_limit: at_least("pids_limit"),
         checkpoints: settings.bool(section, "enable_criu_support"),
         log_size_max: log_size(settings)?,
+        log_to_journald: settings.bool("crio.runtime", "log_to_journald"),
         read_only: settings.bool(section, "read_only"),
         default_mounts_file: settings.path(section, "default_mounts_file"),
         absent_sources_rejected: paths("absent_mount_sources_to_reject"),

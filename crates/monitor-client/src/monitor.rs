@@ -179,6 +179,24 @@ impl Monitor {
         self.make(id, Request::Create { create }, runtime).await
     }
 
+    /// Has the output of a container that is about to be made or adopted go to systemd's journal, too.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] by an earlier daemon's monitor.
+    pub async fn log_to_journal(&self, id: &Id, name: &str) -> Result<()> {
+        const SINCE: u32 = 3;
+        if self.version < SINCE {
+            return Err(Error::Refused {
+                kind: ErrorKind::WrongState {},
+                text: "the pod's monitor is of an earlier version, which knows no journal"
+                    .to_owned(),
+            });
+        }
+        let (id, name) = (id.clone(), name.to_owned());
+        self.done("journal", Request::Journal { id, name }, &[])
+            .await
+    }
+
     /// Makes a container of processes that criu kept in `images`: they run at once. Its log is in
     /// `work`, and nothing of the container is left if it fails.
     ///

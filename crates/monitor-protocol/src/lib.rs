@@ -27,5 +27,6 @@ pub use message::{
     ToMonitor,
 };
 
-/// The version of the messages that this crate writes. 2 added [`Request::Restore`].
-pub const VERSION: u32 = 2;
+/// The version of the messages that this crate writes. 2 added [`Request::Restore`],
+/// 3 [`Request::Journal`].
+pub const VERSION: u32 = 3;

@@ -151,6 +151,14 @@ pub enum Request {
         /// Where criu writes its log.
         work: String,
     },
+    /// Before a container is made or taken over: its output goes to systemd's journal, too. Answer:
+    /// [`Reply::Done`]. Since version 3.
+    Journal {
+        /// The container.
+        id: Id,
+        /// Its name there.
+        name: String,
+    },
 }
 
 /// A container to make.
@@ -494,6 +502,7 @@ wire_enum!(Request {
     16 => OrphanReaped { pid, code, signal },
     17 => Quit {},
     18 => Restore { create, images, work },
+    19 => Journal { id, name },
 });
 wire_enum!(Reply {
     1 => Done {},

@@ -326,12 +326,35 @@ async fn adopt(
         terminal: kept.terminal.as_ref().map(|fd| fd.as_fd()),
         stdin: kept.stdin.as_ref().map(|fd| fd.as_fd()),
     };
+    announce(node, monitor, container).await;
     let adopted = monitor.adopt(adopt, descriptors).await;
     live.keep(&container.id, kept);
     match adopted {
         Ok(_) => Ok(()),
         Err(monitor_client::Error::Lost) => Err(Adoption::MonitorLost),
         Err(error) => Err(Adoption::Failed(Error::Monitor(chain(&error)))),
+    }
+}
+
+/// Tells a monitor that is about to make or adopt a container where its output goes beside its log.
+pub(crate) async fn announce(node: &Node, monitor: &Monitor, container: &Container) {
+    if !node.options.log_to_journald {
+        return;
+    }
+    let announced = async {
+        let pod = node.table.load().pod(container.pod.as_str())?;
+        let name = container.request.record_name(&pod.request.key);
+        let id = wire_id(container.id.as_str())?;
+        let told = monitor.log_to_journal(&id, &name).await;
+        told.map_err(|error| Error::Monitor(chain(&error)))
+    };
+    if let Err(error) = announced.await {
+        let (container, error) = (container.id.as_str(), chain(&error));
+        tracing::warn!(
+            container,
+            error,
+            "the container's output does not go to the journal"
+        );
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Options {
     pub pids_limit: i64,
     /// Size at which a log starts again, in bytes; 0 for none.
     pub log_size_max: u64,
+    /// Whether what containers write goes to systemd's journal, too.
+    pub log_to_journald: bool,
     /// Whether roots are read-only with writable temporary directories.
     pub read_only: bool,
     /// `mounts.conf`, mounts of all containers; empty for the usual places.

@@ -167,7 +167,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Bool,
         default: "false",
         reload: Reload::Sighup,
-        effect: Effect::NotYet,
+        effect: Effect::No("logs are never synced one by one"),
         flag: "",
         env: "",
         help: "oci only; do not fsync log at rotate/exit",

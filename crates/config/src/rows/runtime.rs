@@ -365,7 +365,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Bool,
         default: "false",
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "log-to-journald",
         env: "CONTAINER_LOG_JOURNALD",
         help: "also log container output to journald",

@@ -10,8 +10,10 @@ use std::io::BufRead;
 pub(crate) const LINE: usize = 16 * 1024;
 /// Bytes of a record around its text: time, stream, tag, blanks, newline.
 pub(crate) const RECORD_OVERHEAD: usize = STAMP + " stdout F \n".len();
+/// A record's tag where it ends a line.
+pub(super) const FULL: u8 = b'F';
 /// Bytes of a time.
-const STAMP: usize = "2026-11-24T16:15:50.123456789Z".len();
+pub(super) const STAMP: usize = "2026-11-24T16:15:50.123456789Z".len();
 
 /// A time as a record has it.
 pub(crate) type Stamp = [u8; STAMP];
@@ -37,7 +39,7 @@ pub(crate) fn format(
         out.extend_from_slice(stamp);
         out.push(b' ');
         out.extend_from_slice(stream.as_bytes());
-        out.extend_from_slice(if record.full { b" F " } else { b" P " });
+        out.extend([b' ', if record.full { FULL } else { b'P' }, b' ']);
         out.extend_from_slice(record.text);
         out.push(b'\n');
         consumed += record.consumed;

@@ -11,6 +11,7 @@ use super::Output;
 use super::file::{LogFile, write_at};
 use super::format::{format, stamp};
 use super::journal::{Journal, Kind, Scratch, Write};
+use super::journald::Journald;
 use super::sink::Sink;
 
 /// Records that are written at once.
@@ -46,6 +47,8 @@ pub(super) struct Source {
     pub(super) id: Id,
     dir: PathBuf,
     log: Option<LogFile>,
+    /// Where the log's records are copied to.
+    copy: Option<Journald>,
     pub(super) streams: Vec<Stream>,
     begun: bool,
     pub(super) draining: bool,
@@ -79,10 +82,13 @@ impl Source {
         } else {
             Some(LogFile::open(&output.log, output.size_max)?)
         };
+        let id = output.id.clone();
+        let copy = output.journal.map(|name| Journald::new(id, name));
         let mut source = Self {
             id: output.id,
             dir: output.dir,
             log,
+            copy: copy.transpose()?,
             streams: Vec::new(),
             begun: false,
             draining: false,
@@ -185,7 +191,7 @@ impl Source {
         self.retry_at = None;
         if let Some(log) = &mut self.log {
             for stream in &mut self.streams {
-                if finish_write(stream, log, &mut shared.out).is_err() {
+                if finish_write(stream, log, self.copy.as_mut(), &mut shared.out).is_err() {
                     self.retry_at = Instant::now().checked_add(RETRY_AFTER);
                     return;
                 }
@@ -200,6 +206,7 @@ impl Source {
     fn write(&mut self, at: usize, flush: bool, shared: &mut Shared) {
         let Self {
             log,
+            copy,
             streams,
             retry_at,
             ..
@@ -216,7 +223,7 @@ impl Source {
         if retry_at.is_some() {
             return;
         }
-        let written = write_records(stream, log, flush, &mut shared.out);
+        let written = write_records(stream, log, copy.as_mut(), flush, &mut shared.out);
         let now = Instant::now();
         if written.is_err() {
             *retry_at = now.checked_add(RETRY_AFTER);
@@ -237,7 +244,7 @@ impl Source {
         };
         for stream in &mut self.streams {
             if let Some(write) = stream.journal.unfinished()
-                && finish_write(stream, log, &mut shared.out).is_err()
+                && finish_write(stream, log, self.copy.as_mut(), &mut shared.out).is_err()
             {
                 if let Some(file) = log.find(write.device, write.inode)? {
                     rustix::fs::ftruncate(file, write.offset)?;
@@ -324,7 +331,12 @@ impl Source {
 }
 
 /// Writes what a predecessor, or a write that failed, left unfinished.
-fn finish_write(stream: &mut Stream, log: &mut LogFile, out: &mut Vec<u8>) -> io::Result<()> {
+fn finish_write(
+    stream: &mut Stream,
+    log: &mut LogFile,
+    copy: Option<&mut Journald>,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
     let Some(write) = stream.journal.unfinished() else {
         return Ok(());
     };
@@ -348,6 +360,10 @@ fn finish_write(stream: &mut Stream, log: &mut LogFile, out: &mut Vec<u8>) -> io
         out,
     );
     write_at(file.as_fd(), out, write.offset)?;
+    // Perhaps for the second time: that is better than never.
+    if let Some(copy) = copy {
+        copy.put(out, stream.name);
+    }
     stream.journal.consume(write.consumed);
     Ok(())
 }
@@ -355,6 +371,7 @@ fn finish_write(stream: &mut Stream, log: &mut LogFile, out: &mut Vec<u8>) -> io
 fn write_records(
     stream: &mut Stream,
     log: &mut LogFile,
+    mut copy: Option<&mut Journald>,
     flush: bool,
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
@@ -381,6 +398,9 @@ fn write_records(
             consumed,
         });
         write_at(log.file(), out, place.size)?;
+        if let Some(copy) = copy.as_deref_mut() {
+            copy.put(out, stream.name);
+        }
         stream.journal.consume(consumed);
     }
 }

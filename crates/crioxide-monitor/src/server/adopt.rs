@@ -62,6 +62,7 @@ impl Server {
             dir: dir.clone(),
             log: create.log_path.clone().into(),
             size_max: create.log_size_max,
+            journal: self.journal_of(&create.id),
             pipes,
         };
         let phase = Phase::Adopting(Box::new(Adopting { ask, adopt, pidfd }));

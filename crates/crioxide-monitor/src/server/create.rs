@@ -69,7 +69,7 @@ impl Server {
     }
 
     fn make_stdio(
-        &self,
+        &mut self,
         dir: &Path,
         create: &Create,
     ) -> io::Result<(Option<stdio::ContainerEnds>, log::Output, Option<OwnedFd>)> {
@@ -87,6 +87,7 @@ impl Server {
             dir: dir.to_owned(),
             log: create.log_path.clone().into(),
             size_max: create.log_size_max,
+            journal: self.journal_of(&create.id),
             pipes,
         };
         Ok((ends, output, stdin))

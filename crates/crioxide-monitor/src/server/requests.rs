@@ -9,6 +9,7 @@ use sys::spawn::Status;
 
 use super::{Refusal, Server, failed};
 use crate::container::{Ask, Container, Images};
+use crate::limits;
 use crate::log::Command;
 use crate::stdio;
 
@@ -35,6 +36,10 @@ impl Server {
                 container.stdin = None;
             })),
             Request::Forget { id } => Some(self.forget(&id)),
+            Request::Journal { id, name } => {
+                self.journal(id, name);
+                Some(Ok(()))
+            }
             Request::OrphanReaped { pid, code, signal } => {
                 self.orphan_reaped(
                     pid,
@@ -86,6 +91,20 @@ impl Server {
             },
             Vec::new(),
         );
+    }
+
+    fn journal(&mut self, id: Id, name: String) {
+        self.journaled.retain(|(known, _)| *known != id);
+        if self.journaled.len() >= limits::ANNOUNCED {
+            self.journaled.pop_front();
+        }
+        self.journaled.push_back((id, name));
+    }
+
+    /// Under which name the output of a container that is made now goes to systemd's journal.
+    pub(super) fn journal_of(&mut self, id: &Id) -> Option<String> {
+        let at = self.journaled.iter().position(|(known, _)| known == id)?;
+        self.journaled.remove(at).map(|(_, name)| name)
     }
 
     fn list(&mut self, ask: Ask) {

@@ -116,6 +116,7 @@ fn request() -> impl Strategy<Value = Request> {
             code,
             signal
         }),
+        (id(), text()).prop_map(|(id, name)| Request::Journal { id, name }),
         Just(Request::List {}),
         Just(Request::Quit {}),
         (create(), text(), text()).prop_map(|(create, images, work)| Request::Restore {

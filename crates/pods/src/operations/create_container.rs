@@ -470,6 +470,7 @@ async fn make(create: &Create) -> Result<(), Error> {
     let handler = handlers::of_container(node, &container)?;
     let message = monitors::create_message(node, &container, &handler, create.dirs())?;
     let monitor = create.live.monitor().await?;
+    monitors::announce(node, &monitor, &container).await;
     let runtime = create.runtime.get().and_then(Option::as_ref);
     let made = monitor
         .create(message, runtime.map(|image| image.as_fd()))

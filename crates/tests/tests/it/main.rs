@@ -25,6 +25,7 @@ mod host_ports;
 mod image_matrix;
 mod image_volumes;
 mod images;
+mod journald;
 mod linked_logs;
 mod metrics;
 mod oci_hooks;
