@@ -26,6 +26,7 @@ mod image_matrix;
 mod image_volumes;
 mod images;
 mod metrics;
+mod mounts;
 mod oci_hooks;
 mod own_files;
 mod peers;
