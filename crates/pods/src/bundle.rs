@@ -163,6 +163,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         mount_label: from.selinux.mount.clone(),
         seccomp: seccomp_filter(node, from, &handler.config.seccomp_profile, surroundings)?,
         masked_paths: request.masked_paths.clone(),
+        masked_on_node: node.host.masked.clone(),
         readonly_paths: request.readonly_paths.clone(),
         annotations: annotations::container_annotations(from, &handler.config.allowed_annotations),
     };

@@ -82,3 +82,26 @@ async fn mounts_travel_as_asked_or_are_refused() -> Result<()> {
     drop((private, shared));
     f.node.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_list_of_masked_paths_is_beside_ours_and_an_empty_one_masks_nothing() -> Result<()>
+{
+    let f = fixture::node().await?;
+    let pod = f.node.run_pod("p").await?;
+    // The first is in a caller's list only, the second in ours only.
+    let script = "for file in /proc/loadavg /proc/interrupts; do head -c 1 $file | wc -c; done";
+    for (name, paths, shown) in [
+        ("listed", vec!["/proc/loadavg".to_owned()], "0\n0"),
+        ("empty", vec![], "1\n1"),
+    ] {
+        let mut config = container(name, &f.image, &["sleep", "1000"]);
+        let linux = config.linux.get_or_insert_default();
+        linux.security_context = Some(v1::LinuxContainerSecurityContext {
+            masked_paths: paths,
+            ..Default::default()
+        });
+        let id = f.node.run(&pod, config).await?;
+        assert_eq!(f.said(&id, script).await?, shown, "{name}");
+    }
+    f.node.finish().await
+}
