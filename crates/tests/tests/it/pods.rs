@@ -1,5 +1,6 @@
 //! Pod sandboxes: network, files, lists.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -390,6 +391,57 @@ fn limits() -> Result<String> {
     let output = sys::spawn::run(&program.args(["qdisc", "show"]))
         .map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_are_told_what_they_declare() -> Result<()> {
+    let plugins = tempfile::tempdir()?;
+    let (plugin, told) = (plugins.path().join("told"), plugins.path().join("in"));
+    let result = r#"{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.9/24"}]}"#;
+    let script = format!(
+        "#!/bin/sh\ncat > {}.$CNI_COMMAND\necho '{result}'\n",
+        told.display()
+    );
+    std::fs::write(&plugin, script)?;
+    std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755))?;
+    let capabilities = r#"{"cgroupPath":true,"io.kubernetes.cri.pod-annotations":true}"#;
+    let network = format!(
+        r#"{{"cniVersion":"1.0.0","name":"told","plugins":[{{"type":"told","capabilities":{capabilities}}}]}}"#
+    );
+    let options = Options {
+        plugins: Some(plugins.path().to_owned()),
+        network: Some(network),
+        ..Options::default()
+    };
+    let node = Node::start(options).await?;
+    let mut config = pod("p", &node.logs());
+    config.annotations = [("example.com/net".to_owned(), "blue".to_owned())].into();
+    let parent = if testkit::node::systemd() {
+        String::new()
+    } else {
+        format!("{}/kube/pod", node.cgroup())
+    };
+    config
+        .linux
+        .as_mut()
+        .unwrap()
+        .cgroup_parent
+        .clone_from(&parent);
+    let id = node.run_pod_config(config).await?;
+    node.remove_pod(&id).await?;
+    for command in ["ADD", "DEL"] {
+        let text = std::fs::read(told.with_extension(command))?;
+        let given: serde_json::Value = serde_json::from_slice(&text)?;
+        let given = &given["runtimeConfig"];
+        let annotations = &given["io.kubernetes.cri.pod-annotations"];
+        assert_eq!(annotations["example.com/net"], "blue", "{command}");
+        let cgroup = given["cgroupPath"].as_str().unwrap_or_default();
+        assert!(
+            cgroup.starts_with(&node.cgroup()) && cgroup.ends_with(&parent),
+            "{command}: {given}"
+        );
+    }
+    node.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
