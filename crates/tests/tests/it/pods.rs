@@ -254,6 +254,15 @@ async fn the_runtime_tells_what_it_is_and_what_is_not_built() -> Result<()> {
             .iter()
             .all(|condition| condition.status)
     );
+    let told: serde_json::Value = serde_json::from_str(&status.info["config"])?;
+    assert_eq!(told["sandboxImage"], "");
+    let info: serde_json::Value = serde_json::from_str(&f.node.client().inspect("/info").await?)?;
+    let keeper = if testkit::node::systemd() {
+        "systemd"
+    } else {
+        "cgroupfs"
+    };
+    assert_eq!(info["cgroup_driver"], keeper);
     let config = runtime
         .runtime_config(v1::RuntimeConfigRequest {})
         .await?
@@ -320,6 +329,15 @@ async fn containers_may_share_the_processes_of_their_pod() -> Result<()> {
         log.contains("sleep 4321") && log.contains("1 /pause"),
         "{log}"
     );
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: id.clone(),
+        verbose: true,
+    };
+    let mut runtime = f.node.client().runtime();
+    let told = runtime.pod_sandbox_status(request).await?.into_inner();
+    let told: serde_json::Value = serde_json::from_str(&told.info["info"])?;
+    let pause = std::fs::read_to_string(format!("/proc/{}/comm", told["pid"]))?;
+    assert_eq!((pause.trim(), &told["image"]), ("pause", &"".into()));
     // What a monitor leaves that is killed while it records the end of the pod's own process.
     let exits = f.node.run_dir.join("exits");
     for id in [&id, &two] {
