@@ -346,6 +346,7 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
             crate::markers::COMPATIBLE,
             env!("CARGO_PKG_VERSION")
         ),
+        short_names: Some(short_names(settings)?),
         pinned,
         additional_artifact_stores,
         pull_progress_timeout: match settings.duration(section, "pull_progress_timeout") {
@@ -355,6 +356,19 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
         temporary: given("big_files_temporary_dir").unwrap_or(default.temporary),
         ..image::Options::default()
     })
+}
+
+/// As with CRI-O this goes before the mode in registries.conf.
+fn short_names(settings: &Settings) -> Result<image::ShortNames> {
+    let (section, key) = ("crio.image", "short_name_mode");
+    match settings.text(section, key) {
+        "" | "enforcing" => Ok(image::ShortNames::Enforcing),
+        "disabled" => Ok(image::ShortNames::Disabled),
+        other => {
+            let text = format!("{other:?} is neither enforcing nor disabled");
+            Err(settings.wrong(section, key, text).into())
+        }
+    }
 }
 
 /// Where containers-auth.json(5) looks for credentials.
