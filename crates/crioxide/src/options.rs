@@ -1,5 +1,6 @@
 //! From the configuration to each room's own options: the only place that knows both.
 
+mod devices;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -62,6 +63,8 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         read_only: settings.bool(section, "read_only"),
         default_mounts_file: settings.path(section, "default_mounts_file"),
         absent_sources_rejected: paths("absent_mount_sources_to_reject"),
+        device_ownership: settings.bool(section, "device_ownership_from_security_context"),
+        additional_devices: devices::additional(settings)?,
         bind_mount_prefix: settings.path(section, "bind_mount_prefix"),
         stop_timeout: seconds("ctr_stop_timeout", STOP_TIMEOUT),
         statistics: statistics(settings)?,

@@ -84,7 +84,15 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     binds.extend(own_volumes::make(node, from, &rootfs, &user)?);
     binds.extend(default_mounts::make(node, from, &binds)?);
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
-    let devices = devices::resolve(&request.devices, all_devices)?;
+    let owner = match node.options.device_ownership {
+        true => devices::Owner {
+            user: request.user.uid.map(|_| user.uid),
+            group: request.user.gid.map(|_| user.gid),
+        },
+        false => devices::Owner::default(),
+    };
+    let additional = &node.options.additional_devices;
+    let devices = devices::resolve(additional, &request.devices, owner, all_devices)?;
     let read_only = request.readonly_rootfs || node.options.read_only && !request.privileged;
     let mount_request = mounts::Request {
         privileged: request.privileged,

@@ -48,6 +48,7 @@ mod timezone;
 mod user_namespaces;
 
 pub use bundle::timestamp;
+pub use devices::check_devices;
 pub use error::Error;
 pub use events::{Event, Happened};
 pub use ids::{ContainerId, PodId};
