@@ -1,7 +1,9 @@
-//! What a container is given beside its process: devices, a log.
+//! What a container is given beside its process: devices, annotations of its bundle, a log.
 
 use anyhow::Result;
 use cri::v1;
+use serde_json::json;
+use testkit::image_maker::ImageMaker;
 use testkit::node::Options;
 use testkit::requests::container;
 
@@ -40,6 +42,63 @@ async fn devices_are_given_to_all_and_belong_to_whom_the_request_names() -> Resu
     let write =
         "test -w /dev/given && echo writable; echo x 2>/dev/null > /dev/given || echo refused";
     assert_eq!(f.said(&root, write).await?, "writable\nrefused");
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_find_what_crio_tells_of_a_container() -> Result<()> {
+    let f = fixture::node().await?;
+    let image = ImageMaker::busybox().config("StopSignal", json!("SIGUSR1"));
+    f.registry.push("test/signal", "1", &image.build())?;
+    let image = f.registry.reference("test/signal", "1");
+    f.node.pull(&image).await?;
+    let pod = f.node.run_pod("p").await?;
+    let mut config = container("c", &image, &["sleep", "1000"]);
+    let label = ("io.kubernetes.pod.name".to_owned(), "p".to_owned());
+    // One that would steer the runtime is nobody's to give.
+    let steering = ("run.oci.handler".to_owned(), "x".to_owned());
+    config.labels = [label, steering].into();
+    config.mounts = vec![v1::Mount {
+        container_path: "/m".into(),
+        host_path: f.node.dir.join("m").display().to_string(),
+        readonly: true,
+        ..Default::default()
+    }];
+    let id = f.node.run(&pod, config).await?;
+    let request = v1::ContainerStatusRequest {
+        container_id: id.clone(),
+        verbose: true,
+    };
+    let mut runtime = f.node.client().runtime();
+    let told = runtime.container_status(request).await?.into_inner();
+    let told: serde_json::Value = serde_json::from_str(&told.info["info"])?;
+    let told = &told["runtimeSpec"]["annotations"];
+    let of_crio = |name: &str| told[format!("io.kubernetes.cri-o.{name}")].as_str();
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: pod.clone(),
+        verbose: false,
+    };
+    let status = runtime.pod_sandbox_status(request).await?.into_inner();
+    let ip = status
+        .status
+        .and_then(|status| status.network)
+        .map(|network| network.ip);
+    for (name, value) in [
+        ("ContainerType", "container"),
+        ("SandboxID", &pod),
+        ("Image", &image),
+        ("SeccompProfilePath", "Unconfined"),
+        ("IP.0", &ip.unwrap_or_default()),
+    ] {
+        assert_eq!(of_crio(name), Some(value), "{name}");
+    }
+    let volumes: serde_json::Value = serde_json::from_str(of_crio("Volumes").unwrap_or_default())?;
+    let volume = json!([{"container_path": "/m", "host_path": f.node.dir.join("m"), "readonly": true,
+        "recursive_read_only": false, "propagation": 0, "selinux_relabel": false}]);
+    assert_eq!(volumes, volume);
+    assert_eq!(told["org.opencontainers.image.stopSignal"], "SIGUSR1");
+    assert_eq!(told["io.kubernetes.pod.name"], "p");
+    assert_eq!(told["run.oci.handler"], serde_json::Value::Null);
     f.node.finish().await
 }
 
