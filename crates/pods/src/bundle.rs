@@ -239,6 +239,11 @@ fn pod_files(pod: &Pod) -> Vec<(&'static str, PathBuf)> {
         ("/etc/hostname", dir.join(files::HOSTNAME)),
         ("/dev/shm", shm),
     ];
+    // In the host's network the names are the host's, unless the kubelet gives some.
+    let hosts = Path::new(mounts::HOSTS);
+    if pod.request.network == Shared::Host && hosts.is_file() {
+        files.push((mounts::HOSTS, hosts.to_owned()));
+    }
     let environment = dir.join(files::CONTAINERENV);
     // Pods of an older daemon have none.
     if environment.try_exists().unwrap_or(false) {

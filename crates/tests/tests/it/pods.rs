@@ -118,6 +118,23 @@ async fn a_host_network_pod_has_no_address_of_its_own() -> Result<()> {
         .display()
         .to_string();
     assert!(f.node.log("host", "c")?.contains(&own));
+    let hosts = container("hosts", &f.image, &["sleep", "1000"]);
+    let hosts = f.node.run(&id, hosts).await?;
+    let said = f
+        .said(&hosts, "cat /etc/hosts; echo >> /etc/hosts || echo kept")
+        .await?;
+    let of_node = std::fs::read_to_string("/etc/hosts")?;
+    assert_eq!(said, format!("{}\nkept", of_node.trim()));
+    let mut given = container("given", &f.image, &["sleep", "1000"]);
+    let file = f.node.dir.join("hosts");
+    std::fs::write(&file, "10.0.0.1 given\n")?;
+    given.mounts = vec![v1::Mount {
+        container_path: "/etc/hosts".into(),
+        host_path: file.display().to_string(),
+        ..Default::default()
+    }];
+    let given = f.node.run(&id, given).await?;
+    assert_eq!(f.said(&given, "cat /etc/hosts").await?, "10.0.0.1 given");
     f.node.finish().await
 }
 
