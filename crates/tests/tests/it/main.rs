@@ -32,6 +32,7 @@ mod oci_hooks;
 mod own_files;
 mod peers;
 mod pods;
+mod proxies;
 mod pulls;
 mod reload;
 mod restart;
