@@ -20,6 +20,7 @@ mod encrypted;
 mod events;
 mod faults;
 mod fixture;
+mod full_disk;
 mod given;
 mod handlers;
 mod host_ports;
