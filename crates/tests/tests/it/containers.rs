@@ -69,6 +69,11 @@ async fn exec_sync_tells_output_and_exit_code() -> Result<()> {
         .exec(&id, &["sh", "-c", "head -c 3000000 /dev/zero"])
         .await?;
     assert_eq!((big.exit_code, big.stdout.len()), (0, 3_000_000));
+    // What is beyond the bound is read, or the command would wait for ever, and dropped.
+    let flood = "head -c 20000000 /dev/zero; echo end >&2; exit 5";
+    let flood = f.node.exec(&id, &["sh", "-c", flood]).await?;
+    let lengths = (flood.exit_code, flood.stdout.len(), &flood.stderr[..]);
+    assert_eq!(lengths, (5, 16 << 20, &b"end\n"[..]));
     let missing = f.node.exec(&id, &["no-such-command"]).await;
     assert!(missing.is_err());
     let request = v1::ExecSyncRequest {
