@@ -34,7 +34,7 @@ pub fn status(error: &pods::Error) -> Status {
         Error::TimedOut(_) => Code::DeadlineExceeded,
         Error::NetworkNotReady(_) => Code::Unavailable,
         Error::Image(error) => return image_status(error),
-        Error::Storage(error) if error.is_out_of_space() => Code::ResourceExhausted,
+        error if error.is_out_of_space() => Code::ResourceExhausted,
         Error::Io { source, .. } if is_exhausted(source) => Code::ResourceExhausted,
         _ => Code::Unknown,
     };
@@ -66,11 +66,8 @@ pub fn image_status(error: &image::Error) -> Status {
 }
 
 fn is_exhausted(error: &io::Error) -> bool {
-    use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull, WouldBlock};
-    matches!(
-        error.kind(),
-        StorageFull | QuotaExceeded | OutOfMemory | WouldBlock
-    )
+    use io::ErrorKind::{OutOfMemory, WouldBlock};
+    matches!(error.kind(), OutOfMemory | WouldBlock)
 }
 
 /// An error with its causes, on one line, each told once.

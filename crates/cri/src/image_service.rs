@@ -231,10 +231,14 @@ impl v1::image_service_server::ImageService for ImageService {
         request: Request<v1::PullImageRequest>,
     ) -> Answer<v1::PullImageResponse> {
         let request = request.into_inner();
-        let reference = required("image", request.image)?.image;
+        let spec = required("image", request.image)?;
+        let reference = spec.image;
         if reference.is_empty() {
             return Err(invalid("image.image", "is empty"));
         }
+        // An image is the same for every handler, but one that is not there can't be meant.
+        let handler = self.pods.handlers().get(&spec.runtime_handler);
+        handler.map_err(|unknown| invalid("image.runtime_handler", unknown))?;
         let pod = request.sandbox_config.and_then(|config| config.metadata);
         let pull = PullRequest {
             reference,

@@ -150,8 +150,8 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
                 .await
                 .map_err(|error| status(&error))?;
             response.info = info(&json!({
-                "image": "",
-                "pid": 0,
+                "image": pod.made.infra.map_or_else(String::new, |_| self.pods.pause_image()),
+                "pid": pod.made.infra.map_or(0, |init| init.pid),
                 "runtimeSpec": spec,
                 "resources": *pod.resources,
             }));
@@ -337,7 +337,11 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
         if request.into_inner().verbose {
             response.info = HashMap::from([(
                 "config".to_owned(),
-                json!({"crio": **self.config.borrow()}).to_string(),
+                json!({
+                    "crio": **self.config.borrow(),
+                    "sandboxImage": self.pods.pause_image(),
+                })
+                .to_string(),
             )]);
         }
         Ok(Response::new(response))

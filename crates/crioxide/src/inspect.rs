@@ -54,7 +54,10 @@ impl Inspect {
             "storage_driver": self.driver,
             "storage_image": "",
             "storage_root": self.root,
-            "cgroup_driver": "cgroupfs",
+            "cgroup_driver": match self.pods.keeper().is_systemd() {
+                true => "systemd",
+                false => "cgroupfs",
+            },
             "default_id_mappings": {"uids": whole, "gids": whole},
         })
     }

@@ -1,5 +1,6 @@
 //! From the configuration to each room's own options: the only place that knows both.
 
+mod devices;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         read_only: settings.bool(section, "read_only"),
         default_mounts_file: settings.path(section, "default_mounts_file"),
         absent_sources_rejected: paths("absent_mount_sources_to_reject"),
+        device_ownership: settings.bool(section, "device_ownership_from_security_context"),
+        additional_devices: devices::additional(settings)?,
         bind_mount_prefix: settings.path(section, "bind_mount_prefix"),
         stop_timeout: seconds("ctr_stop_timeout", STOP_TIMEOUT),
         statistics: statistics(settings)?,
@@ -347,6 +350,7 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
             crate::markers::COMPATIBLE,
             env!("CARGO_PKG_VERSION")
         ),
+        short_names: Some(short_names(settings)?),
         pinned,
         additional_artifact_stores,
         pull_progress_timeout: match settings.duration(section, "pull_progress_timeout") {
@@ -356,6 +360,19 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
         temporary: given("big_files_temporary_dir").unwrap_or(default.temporary),
         ..image::Options::default()
     })
+}
+
+/// As with CRI-O this goes before the mode in registries.conf.
+fn short_names(settings: &Settings) -> Result<image::ShortNames> {
+    let (section, key) = ("crio.image", "short_name_mode");
+    match settings.text(section, key) {
+        "" | "enforcing" => Ok(image::ShortNames::Enforcing),
+        "disabled" => Ok(image::ShortNames::Disabled),
+        other => {
+            let text = format!("{other:?} is neither enforcing nor disabled");
+            Err(settings.wrong(section, key, text).into())
+        }
+    }
 }
 
 /// Where containers-auth.json(5) looks for credentials.

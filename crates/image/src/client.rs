@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT,
+    AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
+    USER_AGENT,
 };
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
@@ -177,6 +178,9 @@ impl Client {
             request
                 .headers_mut()
                 .insert(AUTHORIZATION, authorization.clone());
+        }
+        if let Some(of_proxy) = self.0.transport.proxy_authorization(url) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, of_proxy);
         }
         let budget = self.0.connect_timeout.saturating_add(self.0.header_timeout);
         match timeout(budget, http.request(request)).await {

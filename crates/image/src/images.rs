@@ -17,7 +17,6 @@ use crate::manifest::Document;
 use crate::options::{Changing, Options};
 use crate::progress::PullProgress;
 use crate::pull::{Downloads, LoadRequest, Loaded, PullRequest, Puller};
-use crate::registries::Registries;
 use crate::totals::{Counters, Totals};
 
 mod allowed;
@@ -95,13 +94,11 @@ impl Images {
     /// # Errors
     /// [`Error`] with the file and what is wrong with it.
     pub async fn check_registries(&self) -> Result<()> {
-        let puller = &self.0.puller;
-        let (file, dir) = (
-            puller.options.registries_conf.clone(),
-            puller.options.registries_conf_dir.clone(),
-        );
-        let load = move || Registries::load(&file, &dir).map(drop);
-        puller.files.run(load).await
+        let puller = Arc::clone(&self.0.puller);
+        let files = puller.files.clone();
+        files
+            .run(move || puller.options.registries().map(drop))
+            .await
     }
 
     /// Pulls an image or an artifact, or waits for an equal pull that runs: dropping the future cancels nothing.

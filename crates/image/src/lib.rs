@@ -42,7 +42,7 @@ pub use error::{Error, Result};
 pub use image::{Image, OciConfig, User};
 pub use images::{Images, Trust};
 pub use local::{Location, Transport};
-pub use options::{Changing, Options};
+pub use options::{Changing, Options, ShortNames};
 pub use platform::Platform;
 pub use progress::{LayerProgress, LayerState, PullProgress};
 pub use pull::{LoadRequest, Loaded, PullRequest};

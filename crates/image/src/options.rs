@@ -8,6 +8,7 @@ use trust::Policy;
 
 use crate::error::{Error, Result};
 use crate::platform::Platform;
+use crate::registries::Registries;
 
 /// Files, limits and times.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct Options {
     pub key_providers: Option<PathBuf>,
     /// What registries are told we are.
     pub user_agent: String,
+    /// What is done with ambiguous short names; what `registries.conf` says if `None`.
+    pub short_names: Option<ShortNames>,
     /// Which of an index's images is taken.
     pub platform: Platform,
     /// Directories whose `artifacts` are read before the store's own and never written.
@@ -87,6 +90,7 @@ impl Default for Options {
             decryption_keys: "/etc/crio/keys".into(),
             key_providers: std::env::var_os("OCICRYPT_KEYPROVIDER_CONFIG").map(PathBuf::from),
             user_agent: "crioxide".to_owned(),
+            short_names: None,
             platform: Platform::host(),
             additional_artifact_stores: Vec::new(),
             pinned: Vec::new(),
@@ -101,6 +105,15 @@ impl Default for Options {
             unpack_limits: UnpackLimits::default(),
         }
     }
+}
+
+/// What is done with a name without a host that several registries may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShortNames {
+    /// It is refused.
+    Enforcing,
+    /// The first registry that has it is taken.
+    Disabled,
 }
 
 /// Those of the [`Options`] that may change while the daemon runs.
@@ -124,6 +137,15 @@ impl Changing {
 }
 
 impl Options {
+    /// Reads `registries.conf` and its drop-ins. Blocks.
+    pub(crate) fn registries(&self) -> Result<Registries> {
+        let registries = Registries::load(&self.registries_conf, &self.registries_conf_dir)?;
+        Ok(match self.short_names {
+            Some(mode) => registries.with_short_names(mode),
+            None => registries,
+        })
+    }
+
     /// The directory `registries.d` that counts now.
     pub(crate) fn registries_d(&self) -> &Path {
         let user = self.user_registries_d.as_deref();

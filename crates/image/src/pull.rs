@@ -320,7 +320,7 @@ impl Plan {
             });
         }
         let name: ImageName = request.reference.parse()?;
-        let registries = Registries::load(&options.registries_conf, &options.registries_conf_dir)?;
+        let registries = options.registries()?;
         let trust = Trust::load(options, &request.namespace)?;
         let search = Search::new(options, registries.credential_helpers(), request)?;
         let mut candidates = Vec::new();

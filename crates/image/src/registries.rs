@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::options::ShortNames;
 use crate::reference::{ImageName, Reference, ShortName};
 
 mod file;
@@ -25,6 +26,8 @@ pub(crate) struct Registries {
     search_file: PathBuf,
     aliases: BTreeMap<String, String>,
     enforcing: bool,
+    /// Whether that was said elsewhere, and not in these files.
+    overridden: bool,
     credential_helpers: Vec<String>,
 }
 
@@ -68,6 +71,15 @@ impl Registries {
             merged.add(&file)?;
         }
         Ok(merged)
+    }
+
+    /// Goes by this mode of short names, whatever the files say.
+    pub(crate) fn with_short_names(self, mode: ShortNames) -> Self {
+        Self {
+            enforcing: mode == ShortNames::Enforcing,
+            overridden: true,
+            ..self
+        }
     }
 
     fn add(&mut self, path: &Path) -> Result<()> {
@@ -141,27 +153,40 @@ impl Registries {
                 self.search_file.display()
             )));
         }
-        if self.enforcing && found.len() > 1 {
-            let names: Vec<_> = found.iter().map(ToString::to_string).collect();
-            return Err(bad(format!(
-                "short name mode is enforcing, but the image name returns ambiguous list: it could \
-                 be {}. Write one of these, or in {} leave one of unqualified-search-registries, \
-                 add an alias, or set short-name-mode = \"disabled\"",
-                names.join(" or "),
-                self.search_file.display()
-            )));
-        }
-        Ok(found)
+        self.unambiguous(short, found)
     }
 
-    /// The same for an image that may be in the store already: nothing is enforced.
+    /// What a short name may mean, if that is one thing or all of it may be tried.
+    fn unambiguous(&self, short: &ShortName, found: Vec<Reference>) -> Result<Vec<Reference>> {
+        if !self.enforcing || found.len() < 2 {
+            return Ok(found);
+        }
+        let names: Vec<_> = found.iter().map(ToString::to_string).collect();
+        let option = match self.overridden {
+            true => "short_name_mode = \"disabled\" in crio.conf",
+            false => "short-name-mode = \"disabled\"",
+        };
+        Err(Error::BadReference {
+            reference: short.to_string(),
+            reason: format!(
+                "short name mode is enforcing, but the image name returns ambiguous list: it could \
+                 be {}. Write one of these, or in {} leave one of unqualified-search-registries, \
+                 add an alias, or set {option}",
+                names.join(" or "),
+                self.search_file.display()
+            ),
+        })
+    }
+
+    /// The same for an image that may be in the store already, which need not have come from any
+    /// registry. An ambiguous name is one here too, or a pod would get whichever was pulled before.
     pub(crate) fn stored_candidates(&self, name: &ImageName) -> Result<Vec<Reference>> {
         match name {
             ImageName::Full(reference) => Ok(vec![reference.clone()]),
             ImageName::Short(short) => match self.aliases.get(short.name()) {
                 Some(repository) => Ok(vec![short.at(repository)?]),
                 None => {
-                    let mut found = self.searched(short)?;
+                    let mut found = self.unambiguous(short, self.searched(short)?)?;
                     found.push(short.at(&format!("localhost/{}", short.name()))?);
                     Ok(found)
                 }

@@ -84,7 +84,15 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     binds.extend(own_volumes::make(node, from, &rootfs, &user)?);
     binds.extend(default_mounts::make(node, from, &binds)?);
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
-    let devices = devices::resolve(&request.devices, all_devices)?;
+    let owner = match node.options.device_ownership {
+        true => devices::Owner {
+            user: request.user.uid.map(|_| user.uid),
+            group: request.user.gid.map(|_| user.gid),
+        },
+        false => devices::Owner::default(),
+    };
+    let additional = &node.options.additional_devices;
+    let devices = devices::resolve(additional, &request.devices, owner, all_devices)?;
     let read_only = request.readonly_rootfs || node.options.read_only && !request.privileged;
     let mount_request = mounts::Request {
         privileged: request.privileged,
@@ -163,6 +171,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         mount_label: from.selinux.mount.clone(),
         seccomp: seccomp_filter(node, from, &handler.config.seccomp_profile, surroundings)?,
         masked_paths: request.masked_paths.clone(),
+        masked_on_node: node.host.masked.clone(),
         readonly_paths: request.readonly_paths.clone(),
         annotations: annotations::container_annotations(from, &handler.config.allowed_annotations),
     };
@@ -230,6 +239,11 @@ fn pod_files(pod: &Pod) -> Vec<(&'static str, PathBuf)> {
         ("/etc/hostname", dir.join(files::HOSTNAME)),
         ("/dev/shm", shm),
     ];
+    // In the host's network the names are the host's, unless the kubelet gives some.
+    let hosts = Path::new(mounts::HOSTS);
+    if pod.request.network == Shared::Host && hosts.is_file() {
+        files.push((mounts::HOSTS, hosts.to_owned()));
+    }
     let environment = dir.join(files::CONTAINERENV);
     // Pods of an older daemon have none.
     if environment.try_exists().unwrap_or(false) {

@@ -6,10 +6,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::process::Pid;
+use sys::cgroup::Cgroup;
 use systemd::{Scope, Slice, Systemd};
 
 use crate::node::{Node, blocking};
 use crate::operations::chain;
+use crate::state::container::Container;
 use crate::{Error, PodId, monitors};
 
 /// Slice of pods that name none, as CRI-O has it.
@@ -173,6 +176,19 @@ pub(crate) async fn remove_pod(node: &Node, parent: &str) {
     {
         tracing::debug!(slice = parent, error = chain(&error), "slice not stopped");
     }
+}
+
+/// Lets a container's processes go on; fine if they do. The kernel's file is written, not the
+/// runtime called: it has to work after anything.
+pub(crate) async fn thaw(node: &Node, container: &Container) -> Result<(), Error> {
+    let path = container.made.cgroup.clone();
+    let init = container.phase.init();
+    let init = init.and_then(|init| Pid::from_raw(init.pid));
+    let thaw = move || {
+        let cgroup = Cgroup::at(&path).map_err(Error::io("find cgroup", &path))?;
+        cgroup.thaw(init).map_err(Error::io("thaw", &path))
+    };
+    blocking(&node.pools.mounts, thaw).await
 }
 
 /// The unit of a cgroup, by its name.

@@ -23,15 +23,49 @@ const OWN: &[&str] = &[
 pub(crate) struct Devices {
     pub(crate) nodes: Vec<oci::Device>,
     pub(crate) rules: Vec<oci::DeviceRule>,
+    /// Of those that are added from now on.
+    owner: Owner,
 }
 
-/// Looks the requested devices up, and all of the host's where a container sees everything.
-pub(crate) fn resolve(requested: &[Device], all: bool) -> Result<Devices, Error> {
+/// Whom the nodes of requested devices belong to in the container, where not as on the host.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Owner {
+    pub(crate) user: Option<u32>,
+    pub(crate) group: Option<u32>,
+}
+
+/// Looks the requested devices up, those that all containers have, and all of the host's where a
+/// container sees everything.
+pub(crate) fn resolve(
+    additional: &[Device],
+    requested: &[Device],
+    owner: Owner,
+    all: bool,
+) -> Result<Devices, Error> {
     let mut devices = Devices::default();
     if all {
         devices.walk(Path::new("/dev"), "/dev", "rwm")?;
     }
-    for device in requested {
+    devices.add_each(additional)?;
+    devices.owner = owner;
+    devices.add_each(requested)?;
+    Ok(devices)
+}
+
+/// Looks whether devices are there.
+///
+/// # Errors
+/// [`Error::Invalid`], [`Error::Io`].
+pub fn check_devices(devices: &[Device]) -> Result<(), Error> {
+    Devices::default().add_each(devices)
+}
+
+impl Devices {
+    fn add_each(&mut self, devices: &[Device]) -> Result<(), Error> {
+        devices.iter().try_for_each(|device| self.add_one(device))
+    }
+
+    fn add_one(&mut self, device: &Device) -> Result<(), Error> {
         let permissions = if device.permissions.is_empty() {
             "rwm"
         } else {
@@ -46,18 +80,15 @@ pub(crate) fn resolve(requested: &[Device], all: bool) -> Result<Devices, Error>
         let path = Path::new(&device.host_path);
         let metadata = fs::metadata(path).map_err(Error::io("look at device", path))?;
         if metadata.is_dir() {
-            devices.walk(path, &device.container_path, permissions)?;
-        } else if !devices.add(&metadata, &device.container_path, permissions) {
-            return Err(Error::Invalid(format!(
-                "{} is not a device",
-                device.host_path
-            )));
+            self.walk(path, &device.container_path, permissions)
+        } else if self.add(&metadata, &device.container_path, permissions) {
+            Ok(())
+        } else {
+            let text = format!("{} is not a device", device.host_path);
+            Err(Error::Invalid(text))
         }
     }
-    Ok(devices)
-}
 
-impl Devices {
     fn walk(&mut self, dir: &Path, container_dir: &str, permissions: &str) -> Result<(), Error> {
         for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
             let entry = entry.map_err(Error::io("read", dir))?;
@@ -100,8 +131,8 @@ impl Devices {
             major: i64::from(major),
             minor: i64::from(minor),
             file_mode: metadata.mode() & 0o777,
-            uid: metadata.uid(),
-            gid: metadata.gid(),
+            uid: self.owner.user.unwrap_or(metadata.uid()),
+            gid: self.owner.group.unwrap_or(metadata.gid()),
         });
         self.rules.push(oci::DeviceRule {
             allow: true,
@@ -128,17 +159,27 @@ mod tests {
 
     #[test]
     fn devices_are_found_with_their_numbers() {
-        let found = resolve(&[device("/dev/null", "rw")], false).unwrap();
+        let resolve = |device| resolve(&[], &[device], Owner::default(), false);
+        let found = resolve(device("/dev/null", "rw")).unwrap();
         assert_eq!((found.nodes[0].major, found.nodes[0].minor), (1, 3));
         assert_eq!(found.rules[0].access, "rw");
-        assert!(resolve(&[device("/etc/passwd", "")], false).is_err());
-        assert!(resolve(&[device("/dev/null", "x")], false).is_err());
-        assert!(resolve(&[device("/dev/no-such", "")], false).is_err());
+        assert!(resolve(device("/etc/passwd", "")).is_err());
+        assert!(resolve(device("/dev/null", "x")).is_err());
+        assert!(resolve(device("/dev/no-such", "")).is_err());
     }
 
     #[test]
     fn all_devices_are_all_but_the_containers_own() {
-        let all = resolve(&[device("/dev/null", "rwm")], true).unwrap();
+        let owner = Owner {
+            user: Some(1234),
+            group: None,
+        };
+        let own = [device("/dev/null", "rwm")];
+        let all = resolve(&[device("/dev/null", "r")], &own, owner, true).unwrap();
+        for (path, user) in [("/dev/null", 1234), ("/dev/zero", 0)] {
+            let node = all.nodes.iter().find(|node| node.path == path).unwrap();
+            assert_eq!((node.uid, node.gid), (user, 0), "{path}");
+        }
         assert_eq!(
             all.nodes
                 .iter()

@@ -112,6 +112,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the disk, or a quota, is exhausted.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Self::Storage(error) => error.is_out_of_space(),
+            Self::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            _ => false,
+        }
+    }
+
     /// Wraps a failed system call: `map_err(Error::io("read", &path))`.
     pub(crate) fn io(
         doing: &'static str,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::node::{Node, blocking};
 use crate::operations::{chain, create_container};
 use crate::state::container::{Container, Exit, Init, Phase};
-use crate::{ContainerId, monitors, records};
+use crate::{ContainerId, Error, monitors, records};
 
 /// Exit code of a container of which nothing is known: what the field uses for it.
 const UNKNOWN: i32 = 255;
@@ -88,15 +88,16 @@ pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
     }
 }
 
-async fn persist(node: &Node, container: &Container) -> Result<(), crate::Error> {
+async fn persist(node: &Node, container: &Container) -> Result<(), Error> {
     let Some(dirs) = node.dirs(container.id.as_str()).await? else {
         return Ok(());
     };
-    let container = container.clone();
-    blocking(&node.pools.files, move || {
-        records::write_state(&container, &dirs)
-    })
-    .await
+    let (container, store) = (container.clone(), node.store.clone());
+    let write = move || {
+        let write = || records::write_state(&container, &dirs);
+        store.with_room(Error::is_out_of_space, write)
+    };
+    blocking(&node.pools.files, write).await
 }
 
 /// A monitor tells that a container runs of which the record says that it was only created: the
@@ -150,7 +151,7 @@ pub(crate) async fn recorded(node: &Node, id: &ContainerId) -> Option<Exit> {
 
 /// Removes the exit record of a container or of a pod's own process, and what is left of one whose
 /// writer was killed.
-pub(crate) async fn remove_record(node: &Node, id: &str) -> Result<(), crate::Error> {
+pub(crate) async fn remove_record(node: &Node, id: &str) -> Result<(), Error> {
     let record = node.options.exits_dir.join(id);
     let mut unfinished = record.clone().into_os_string();
     unfinished.push(monitor_client::Exit::TEMPORARY);
@@ -158,7 +159,7 @@ pub(crate) async fn remove_record(node: &Node, id: &str) -> Result<(), crate::Er
         for path in [record, unfinished.into()] {
             match std::fs::remove_file(&path) {
                 Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed.map_err(crate::Error::io("remove", path))?,
+                removed => removed.map_err(Error::io("remove", path))?,
             }
         }
         Ok(())

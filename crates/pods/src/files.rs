@@ -61,7 +61,8 @@ fn write(
     put(dir, HOSTNAME, &format!("{hostname}\n"))?;
     let path = dir.join(CONTAINERENV);
     fs::File::create(&path).map_err(Error::io("create", path))?;
-    put(dir, RESOLV_CONF, &resolv_conf(request.dns.as_ref())?)?;
+    let resolv_conf = resolv_conf(request.dns.as_ref(), Path::new("/etc/resolv.conf"))?;
+    put(dir, RESOLV_CONF, &resolv_conf)?;
     if request.ipc == Shared::Pod {
         let shm = dir.join(SHM);
         fs::DirBuilder::new()
@@ -99,13 +100,12 @@ fn put(dir: &Path, name: &str, text: &str) -> Result<(), Error> {
     sys::durable::replace_volatile(&path, text.as_bytes(), 0o644).map_err(Error::io("write", path))
 }
 
-/// resolv.conf(5) of the pod; the node's where the request has none.
-fn resolv_conf(dns: Option<&Dns>) -> Result<String, Error> {
-    let Some(dns) = dns else {
-        let path = Path::new("/etc/resolv.conf");
-        return match fs::read_to_string(path) {
+/// resolv.conf(5) of the pod; the node's where the request has none, or has nothing in it.
+fn resolv_conf(dns: Option<&Dns>, nodes: &Path) -> Result<String, Error> {
+    let Some(dns) = dns.filter(|dns| **dns != Dns::default()) else {
+        return match fs::read_to_string(nodes) {
             Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-            read => read.map_err(Error::io("read", path)),
+            read => read.map_err(Error::io("read", nodes)),
         };
     };
     let mut text = String::new();
@@ -156,9 +156,20 @@ mod tests {
             options: vec!["ndots:5".into()],
         };
         assert_eq!(
-            resolv_conf(Some(&dns)).unwrap(),
+            resolv_conf(Some(&dns), Path::new("/")).unwrap(),
             "search a b\nnameserver 10.0.0.1\nnameserver ::1\noptions ndots:5\n"
         );
-        assert_eq!(resolv_conf(Some(&Dns::default())).unwrap(), "");
+    }
+
+    #[test]
+    fn without_any_line_of_the_request_the_nodes_file_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let nodes = dir.path().join("resolv.conf");
+        for dns in [None, Some(&Dns::default())] {
+            assert_eq!(resolv_conf(dns, &nodes.with_extension("none")).unwrap(), "");
+            fs::write(&nodes, "nameserver 10.0.0.9\n# the node's\n").unwrap();
+            let text = resolv_conf(dns, &nodes).unwrap();
+            assert_eq!(text, "nameserver 10.0.0.9\n# the node's\n");
+        }
     }
 }

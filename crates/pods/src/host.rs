@@ -18,6 +18,8 @@ pub(crate) struct Host {
     pub(crate) controllers: Controllers,
     /// Kernel version, major and minor.
     pub(crate) kernel: (u32, u32),
+    /// Paths that containers don't see, and whose names depend on the node's processors.
+    pub(crate) masked: Vec<String>,
     /// Smallest `oom_score_adj` that we may set.
     lowest_oom_score: i64,
     warned: AtomicBool,
@@ -38,6 +40,7 @@ impl Host {
             grantable,
             controllers: controllers(&read("/proc/self/mountinfo")?),
             kernel: kernel(),
+            masked: masked(Path::new("/sys/devices/system/cpu")),
             // Without CAP_SYS_RESOURCE a score can be raised only.
             lowest_oom_score: if privileged { -1000 } else { own },
             warned: AtomicBool::new(false),
@@ -107,6 +110,21 @@ fn controllers(mountinfo: &str) -> Controllers {
     }
 }
 
+/// How often each processor was throttled tells of the neighbours' load.
+fn masked(processors: &Path) -> Vec<String> {
+    let entries = fs::read_dir(processors).into_iter().flatten().flatten();
+    let numbered = entries.filter(|entry| {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("cpu"));
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    });
+    let throttle = numbered.map(|entry| entry.path().join("thermal_throttle"));
+    let there = throttle.filter(|path| path.is_dir());
+    let mut paths: Vec<_> = there.map(|path| path.display().to_string()).collect();
+    paths.sort_unstable();
+    paths
+}
+
 fn kernel() -> (u32, u32) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
@@ -119,6 +137,22 @@ fn kernel() -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn throttling_is_masked_where_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for made in [
+            "cpu0/thermal_throttle",
+            "cpu10/thermal_throttle",
+            "cpu2",
+            "cpuidle/thermal_throttle",
+        ] {
+            fs::create_dir_all(dir.path().join(made)).unwrap();
+        }
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let wanted = [at("cpu0/thermal_throttle"), at("cpu10/thermal_throttle")];
+        assert_eq!(masked(dir.path()), wanted);
+    }
 
     #[test]
     fn a_hybrid_has_the_controllers_of_v1() {

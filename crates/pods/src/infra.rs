@@ -194,6 +194,7 @@ fn build(run: &Run, image: Option<&PauseImage>) -> Result<oci::Spec, Error> {
         mount_label: run.selinux.mount.clone(),
         seccomp: Some(seccomp::default_filter(surroundings)),
         masked_paths: None,
+        masked_on_node: node.host.masked.clone(),
         readonly_paths: None,
         annotations: crate::bundle::infra_annotations(&run.id),
     }))

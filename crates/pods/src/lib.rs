@@ -49,6 +49,7 @@ mod timezone;
 mod user_namespaces;
 
 pub use bundle::timestamp;
+pub use devices::check_devices;
 pub use error::Error;
 pub use events::{Event, Happened};
 pub use ids::{ContainerId, PodId};
@@ -395,6 +396,15 @@ impl Pods {
     #[must_use]
     pub fn operations(&self) -> Vec<RunningOperation> {
         self.0.operations.list()
+    }
+
+    /// Reference of the image whose command holds shared process namespaces; empty where it is a
+    /// program of ours.
+    #[must_use]
+    pub fn pause_image(&self) -> String {
+        let changing = self.0.changing.load();
+        let image = changing.pause_image.as_ref();
+        image.map_or_else(String::new, |image| image.reference.clone())
     }
 
     /// Who keeps the cgroups.

@@ -7,7 +7,7 @@ use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::request::{PodRequest, PortMapping, Protocol, Shared};
-use crate::{Error, PodId, namespaces};
+use crate::{Error, PodId, cgroups, namespaces};
 
 /// How long attaching may take: what CRI-O gives its plugins.
 const ADD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -105,7 +105,7 @@ fn describe(run: &Run) -> network::Pod {
         netns: namespaces::Pins::of(node, id, request).network,
         port_mappings: port_mappings(request),
         bandwidth: run.bandwidth,
-        cgroup_path: None,
+        cgroup_path: Some(cgroups::of_pod(&run.cgroup_parent)),
         annotations: request.annotations.clone(),
     }
 }

@@ -14,6 +14,7 @@ use crate::monitors::Live;
 use crate::oci_hooks::OciHooks;
 use crate::operations::Operations;
 use crate::records::Dirs;
+use crate::request::Device;
 use crate::selinux::SeLinux;
 use crate::snapshot::Table;
 use crate::statistics::{self, Statistics};
@@ -71,6 +72,11 @@ pub struct Options {
     pub default_mounts_file: PathBuf,
     /// Missing bind mount sources that are an error and not created.
     pub absent_sources_rejected: Vec<PathBuf>,
+    /// Whether requested devices belong to the user and group that the request names
+    /// (`device_ownership_from_security_context`).
+    pub device_ownership: bool,
+    /// Devices of all containers; a request's goes before the one at its place.
+    pub additional_devices: Vec<Device>,
     /// Put before bind mount sources, for a daemon in a container.
     pub bind_mount_prefix: PathBuf,
     /// Time between stop signal and SIGKILL where the caller gives none.

@@ -255,7 +255,7 @@ pub struct ContainerRequest {
     pub readonly_rootfs: bool,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: bool,
-    /// Paths that read as nothing; `None` for the default.
+    /// Paths that read as nothing, beside the default ones; `None` for those alone, empty for none.
     pub masked_paths: Option<Vec<String>>,
     /// Paths that can't be written; `None` for the default.
     pub readonly_paths: Option<Vec<String>>,

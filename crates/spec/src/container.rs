@@ -67,8 +67,11 @@ pub struct Parts {
     pub mount_label: String,
     /// Filter; `None` is unconfined.
     pub seccomp: Option<oci::Seccomp>,
-    /// Paths that read as nothing; `None` for the default.
+    /// Paths that read as nothing, beside the default ones; `None` for those alone. An empty list is
+    /// for no masked path at all.
     pub masked_paths: Option<Vec<String>>,
+    /// Default masked paths whose names are not the same on every node.
+    pub masked_on_node: Vec<String>,
     /// Paths that can't be written; `None` for the default.
     pub readonly_paths: Option<Vec<String>>,
     /// Annotations of the bundle.
@@ -110,10 +113,15 @@ pub fn build(parts: Parts) -> oci::Spec {
         ..
     } = parts;
     resources.devices = device_rules(privileged, parts.device_rules);
-    let paths = |given: Option<Vec<String>>, default: &[&str]| match given {
+    let readonly_paths = match parts.readonly_paths {
         _ if privileged => Vec::new(),
         Some(paths) => paths,
-        None => default.iter().map(|path| (*path).to_owned()).collect(),
+        None => READONLY.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    let masked_paths = match parts.masked_paths {
+        _ if privileged => Vec::new(),
+        Some(none) if none.is_empty() => none,
+        given => masked(given.unwrap_or_default(), parts.masked_on_node),
     };
     oci::Spec {
         oci_version: parts.oci_version,
@@ -139,10 +147,21 @@ pub fn build(parts: Parts) -> oci::Spec {
             intel_rdt: None,
             sysctl: BTreeMap::new(),
             mount_label: parts.mount_label,
-            masked_paths: paths(parts.masked_paths, MASKED),
-            readonly_paths: paths(parts.readonly_paths, READONLY),
+            masked_paths,
+            readonly_paths,
         }),
     }
+}
+
+/// What a request masks and the defaults, each once: a caller's list may be older than a leak that
+/// they cover.
+fn masked(given: Vec<String>, on_node: Vec<String>) -> Vec<String> {
+    let mut paths: Vec<String> = MASKED.iter().map(|path| (*path).to_owned()).collect();
+    paths.extend(on_node);
+    paths.extend(given);
+    paths.sort_unstable();
+    paths.dedup();
+    paths
 }
 
 fn namespaces(from: Namespaces) -> Vec<oci::Namespace> {

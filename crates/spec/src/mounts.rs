@@ -53,6 +53,9 @@ pub struct Request {
     pub binds: Vec<Bind>,
 }
 
+/// The file of host names (hosts(5)).
+pub const HOSTS: &str = "/etc/hosts";
+
 /// The mounts in the order in which a runtime makes them.
 ///
 /// # Errors
@@ -66,11 +69,13 @@ pub fn resolve(request: &Request) -> Result<Vec<oci::Mount>, Error> {
         );
     }
     for (destination, source) in &request.pod {
-        let writable = if request.readonly_root && *destination != "/dev/shm" {
-            "ro"
-        } else {
-            "rw"
+        let read_only = match *destination {
+            "/dev/shm" => false,
+            // The node's own, where there is one.
+            HOSTS => true,
+            _ => request.readonly_root,
         };
+        let writable = if read_only { "ro" } else { "rw" };
         mounts.push(bind(
             destination,
             source,
@@ -234,6 +239,22 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    #[test]
+    fn files_of_a_pod_are_as_writable_as_the_root_and_those_of_the_node_are_not() {
+        for (readonly_root, expected) in [(false, ["rw", "ro", "rw"]), (true, ["ro", "ro", "rw"])] {
+            let files = ["/etc/hostname", HOSTS, "/dev/shm"];
+            let request = Request {
+                readonly_root,
+                pod: files.map(|file| (file, "/pod".into())).into(),
+                ..Request::default()
+            };
+            let mounts = resolve(&request).unwrap();
+            let own = mounts.iter().filter(|mount| mount.source == "/pod");
+            let own: Vec<_> = own.map(|mount| mount.options[1].as_str()).collect();
+            assert_eq!(own, expected);
+        }
     }
 
     #[test]

@@ -318,6 +318,10 @@ impl Store {
     /// # Errors
     /// [`Error::ReadOnly`] where it is of a store that is only read; [`Error::Locked`], [`Error::Damaged`], [`Error::Io`].
     pub fn untag(&self, name: &str) -> Result<(), Error> {
+        self.taking(|| self.untag_once(name))
+    }
+
+    fn untag_once(&self, name: &str) -> Result<(), Error> {
         let mut images = self.0.images.write()?;
         let mut changed = false;
         for row in &mut images.rows {

@@ -39,6 +39,7 @@ mod open;
 mod other;
 mod paths;
 mod record;
+mod reserve;
 mod reuse;
 mod staging;
 mod store;

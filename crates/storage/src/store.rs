@@ -10,6 +10,7 @@ use crate::error::Context;
 use crate::images::{self, ImageIndex};
 use crate::paths::Paths;
 use crate::record::{ContainerRecord, ImageRecord, LayerRecord};
+use crate::reserve::Reserve;
 use crate::table::{Rank, Table};
 use crate::{Driver, Error, open};
 
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) images: Table<ImageRecord, ImageIndex>,
     pub(crate) containers: Table<ContainerRecord, ContainerIndex>,
     pub(crate) additional: Vec<Additional>,
+    pub(crate) reserve: Reserve,
     _home: open::Home,
 }
 
@@ -111,9 +113,13 @@ impl Store {
             containers::index(&at, rows)
         });
         let additional = Additional::all(&paths, timeout);
+        let mut roots = vec![paths.root(), paths.image_root()];
+        roots.dedup();
+        let reserve = Reserve::take(roots.into_iter());
         Ok(Self(Arc::new(Inner {
             options,
             additional,
+            reserve,
             paths,
             layers,
             images,

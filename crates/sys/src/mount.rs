@@ -4,8 +4,8 @@ mod id_map;
 mod table;
 
 pub use id_map::{attach, id_mapped, let_through, overlay_id_mapped, try_tmpfs};
-pub use table::beneath;
 pub(crate) use table::unescape;
+pub use table::{beneath, holding};
 
 use std::ffi::{CString, OsStr};
 use std::io;

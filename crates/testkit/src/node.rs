@@ -47,6 +47,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Its `storage.conf`.
     pub storage_conf: String,
+    /// Further variables of the daemon's environment.
+    pub env: Vec<(String, String)>,
 }
 
 /// A node.
@@ -275,6 +277,9 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
         let storage_conf = self.dir.join("storage.conf");
         spec.env
             .push(("CONTAINERS_STORAGE_CONF".into(), storage_conf.into()));
+        let further = self.options.env.iter().cloned();
+        spec.env
+            .extend(further.map(|(name, value)| (name.into(), value.into())));
         spec.session = Session::Own;
         spec.fds = vec![(log.as_fd(), 1), (log.as_fd(), 2)];
         let mut daemon = sys::spawn::spawn(&spec)

@@ -178,7 +178,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""enforcing""#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "short-name-mode",
         env: "CONTAINER_SHORT_NAME_MODE",
         help: "enforcing or disabled",

@@ -12,13 +12,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Uri;
+use http::{HeaderValue, Uri};
 use http_body_util::Full;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
@@ -32,6 +31,9 @@ use crate::limits;
 use crate::options::Options;
 
 mod insecure;
+mod proxies;
+
+use proxies::Proxies;
 
 pub(super) type HttpClient =
     hyper_util::client::legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
@@ -64,12 +66,20 @@ impl Transport {
             certs_dirs: options.certs_dirs.clone(),
             connector: Connector {
                 tcp,
-                proxies: Arc::new(Matcher::from_env()),
+                proxies: Arc::new(Proxies::from_env()),
             },
             files,
             roots: Arc::default(),
             clients: Mutex::default(),
         }
+    }
+
+    /// What a proxy is to be shown that gets a request as it is; a tunnel is asked for by itself.
+    pub(super) fn proxy_authorization(&self, url: &Uri) -> Option<HeaderValue> {
+        if url.scheme_str() == Some("https") {
+            return None;
+        }
+        self.connector.proxies.intercept(url)?.basic_auth().cloned()
     }
 
     /// The client for a URL's host.
@@ -232,7 +242,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
 #[derive(Clone)]
 pub(super) struct Connector {
     tcp: HttpConnector,
-    proxies: Arc<Matcher>,
+    proxies: Arc<Proxies>,
 }
 
 impl Service<Uri> for Connector {
@@ -255,6 +265,14 @@ impl Service<Uri> for Connector {
                 })
             });
         };
+        if proxy.uri().scheme_str() != Some("http") {
+            let proxy = proxy.uri().authority().map(ToString::to_string);
+            let text = format!(
+                "proxy {}: only http proxies are spoken to",
+                proxy.unwrap_or_default()
+            );
+            return Box::pin(async { Err(text.into()) });
+        }
         if url.scheme_str() != Some("https") {
             let connecting = tcp.call(proxy.uri().clone());
             return Box::pin(async {

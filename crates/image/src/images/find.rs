@@ -6,7 +6,6 @@ use super::{Images, Shared, names};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::reference::{ImageName, Reference, full_id, is_id_prefix};
-use crate::registries::Registries;
 
 /// What a text was found to mean.
 pub(super) enum Found {
@@ -72,15 +71,18 @@ impl Shared {
         Ok(None)
     }
 
-    /// The references that a name may mean among what is stored.
+    /// The references that a name may mean among what is stored; none of what looks like the beginning
+    /// of an ID and is ambiguous as a name.
     pub(super) fn stored_candidates(&self, text: &str) -> Result<Vec<Reference>> {
         let name: ImageName = text.parse()?;
         if let ImageName::Full(reference) = name {
             return Ok(vec![reference]);
         }
-        let options = &self.puller.options;
-        let (file, dir) = (&options.registries_conf, &options.registries_conf_dir);
-        Registries::load(file, dir)?.stored_candidates(&name)
+        let registries = self.puller.options.registries()?;
+        match registries.stored_candidates(&name) {
+            Err(Error::BadReference { .. }) if is_id_prefix(text) => Ok(Vec::new()),
+            found => found,
+        }
     }
 }
 

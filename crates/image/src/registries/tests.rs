@@ -155,6 +155,19 @@ fn an_ambiguous_short_name_names_candidates_file_and_fix() {
     }
     let disabled = load(&format!("{two}short-name-mode = \"disabled\"\n"), &[]).unwrap();
     assert_eq!(disabled.candidates(&name).unwrap().len(), 2);
+    let option = |mode| load(two, &[]).unwrap().with_short_names(mode);
+    let enforcing = option(ShortNames::Enforcing);
+    let told = enforcing.candidates(&name).unwrap_err().to_string();
+    assert!(
+        told.contains("short_name_mode = \"disabled\" in crio.conf"),
+        "{told}"
+    );
+    let stored = enforcing.stored_candidates(&name);
+    assert_eq!(stored.unwrap_err().to_string(), told);
+    let stored = option(ShortNames::Disabled).stored_candidates(&name);
+    assert_eq!(stored.unwrap().len(), 3);
+    let by_option = option(ShortNames::Disabled).candidates(&name);
+    assert_eq!(by_option.unwrap().len(), 2);
     let none = load("", &[])
         .unwrap()
         .candidates(&name)

@@ -5,11 +5,12 @@ use std::time::SystemTime;
 
 use serde_json::json;
 use spec::annotations::{self, name};
+use spec::mounts::Propagation;
 use spec::oci;
 
 use super::Ingredients;
 use crate::files;
-use crate::request::{PidMode, Shared};
+use crate::request::{Mount, PidMode, Profile, Shared};
 use crate::state::pod::Pod;
 
 /// A time as RFC 3339 has it, in UTC; empty where that can't be.
@@ -29,16 +30,19 @@ fn put(annotations: &mut Annotations, key: &str, value: impl Into<String>) {
 pub(super) fn container_annotations(from: &Ingredients, allowed: &[String]) -> Annotations {
     let (request, pod) = (&from.request, &from.pod);
     let own = request.annotations.iter().chain(&pod.request.annotations);
+    let own = own.chain(&request.labels);
     let own = own.filter(|(key, _)| annotations::passes(key, allowed));
     let mut all: Annotations = own
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     let record = request.record_name(&pod.request.key);
-    let volumes: Vec<_> = request
-        .mounts
-        .iter()
-        .map(|mount| json!({"container_path": mount.container_path, "host_path": mount.host_path, "readonly": mount.readonly}))
-        .collect();
+    let volumes: Vec<_> = request.mounts.iter().map(volume).collect();
+    let seccomp = match &request.seccomp {
+        _ if request.privileged => "Unconfined",
+        Profile::Unset | Profile::Unconfined => "Unconfined",
+        Profile::RuntimeDefault => "RuntimeDefault",
+        Profile::Localhost(path) => path,
+    };
     for (key, value) in [
         (name::ANNOTATIONS, json!(request.annotations).to_string()),
         (name::LABELS, json!(request.labels).to_string()),
@@ -68,6 +72,7 @@ pub(super) fn container_annotations(from: &Ingredients, allowed: &[String]) -> A
         ),
         (name::SANDBOX_ID, pod.id.to_string()),
         (name::SANDBOX_NAME, pod.request.key.record_name()),
+        (name::SECCOMP_PROFILE_PATH, seccomp.to_owned()),
         (name::STDIN, request.stdin.to_string()),
         (name::STDIN_ONCE, request.stdin_once.to_string()),
         (name::TTY, request.tty.to_string()),
@@ -75,8 +80,35 @@ pub(super) fn container_annotations(from: &Ingredients, allowed: &[String]) -> A
     ] {
         put(&mut all, key, value);
     }
+    for (number, ip) in pod.made.ips.iter().enumerate() {
+        put(&mut all, &format!("{}.{number}", name::IP), ip.to_string());
+    }
+    if !from.image.stop_signal.is_empty() {
+        let key = "org.opencontainers.image.stopSignal".to_owned();
+        all.insert(key, from.image.stop_signal.clone());
+    }
     all.insert("io.container.manager".to_owned(), "cri-o".to_owned());
     all
+}
+
+/// A mount, as CRI-O tells it.
+fn volume(mount: &Mount) -> serde_json::Value {
+    let mut told = json!({
+        "container_path": mount.container_path,
+        "host_path": mount.host_path,
+        "readonly": mount.readonly,
+        "recursive_read_only": mount.recursive_readonly,
+        "propagation": match mount.propagation {
+            Propagation::Private => 0,
+            Propagation::HostToContainer => 1,
+            Propagation::Bidirectional => 2,
+        },
+        "selinux_relabel": mount.selinux_relabel,
+    });
+    if let Some(image) = &mount.image {
+        told["image"] = json!({"image": image.image, "user_specified_image": image.user_specified});
+    }
+    told
 }
 
 /// A pod's `config.json`: nothing runs it; CRI-O and hooks read its annotations.

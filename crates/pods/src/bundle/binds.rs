@@ -1,10 +1,13 @@
 //! The mounts that a request asks for: where what they show is on the host.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 
 use runtime::Handler;
-use spec::mounts::{self, Bind};
+use rustix::fs::{Mode, OFlags};
+use spec::mounts::{Bind, Propagation};
+use sys::mount::Propagation as Host;
 
 use super::Ingredients;
 use crate::node::Node;
@@ -23,34 +26,77 @@ pub(super) fn requested(
     let mut volumes = volumes.into_iter();
     for (number, mount) in request.mounts.iter().enumerate() {
         let whole = |source| vec![(mount.container_path.clone(), source)];
-        if mount.image.is_none() && mount.selinux_relabel {
-            let source = host_source(node, mount)?;
+        let host = match &mount.image {
+            Some(_) => None,
+            None => Some(host_source(node, mount)?),
+        };
+        let propagation = match &host {
+            Some(source) => propagation(node.store.root(), mount, source)?,
+            None => mount.propagation,
+        };
+        if let Some(source) = host.as_deref().filter(|_| mount.selinux_relabel) {
             let allowed = &handler.config.allowed_annotations;
-            selinux::label_volume(&source, mount, request, &from.pod, &from.selinux, allowed)?;
+            selinux::label_volume(source, mount, request, &from.pod, &from.selinux, allowed)?;
         }
-        let shown = match (&mount.image, mount.id_map) {
-            (Some(_), _) => volumes.next().unwrap_or_default(),
-            (None, Some(_)) => whole(id_mapped::place(node, &from.id, number)),
-            (None, None) => whole(host_source(node, mount)?),
+        let shown = match (host, mount.id_map) {
+            (None, _) => volumes.next().unwrap_or_default(),
+            (Some(_), Some(_)) => whole(id_mapped::place(node, &from.id, number)),
+            (Some(source), None) => whole(source),
         };
         let rro_supported = handler.features.recursive_readonly;
         for (destination, source) in shown {
-            binds.push(bind(mount, destination, source, rro_supported)?);
+            let place = (destination, source);
+            binds.push(bind(mount, place, propagation, rro_supported)?);
         }
     }
     Ok(binds)
 }
 
-/// A requested mount of what is at `source`.
+/// How mounts travel through a mount of `source`: as asked, where the host's mount can do it, and else
+/// the error that peers give. A private mount that has the store in it would keep containers' roots
+/// from being unmounted: it follows the host instead, where it can, as with CRI-O.
+fn propagation(store: &Path, mount: &Mount, source: &Path) -> Result<Propagation, Error> {
+    let holding = || sys::mount::holding(source).map_err(Error::io("look at mount of", source));
+    let lacks = |point: PathBuf, what: &str| {
+        let (source, point) = (source.display(), point.display());
+        Error::Invalid(format!(
+            "path {source:?} is mounted on {point:?} but it is not a {what} mount"
+        ))
+    };
+    let has_store = || without_links(source).is_ok_and(|source| store.starts_with(source));
+    match mount.propagation {
+        Propagation::Private if mount.recursive_readonly || !has_store() => {
+            Ok(Propagation::Private)
+        }
+        Propagation::Private => match holding()? {
+            (_, Host::Private) => Ok(Propagation::Private),
+            (_, Host::Slave | Host::Shared) => Ok(Propagation::HostToContainer),
+        },
+        Propagation::HostToContainer => match holding()? {
+            (point, Host::Private) => Err(lacks(point, "shared or slave")),
+            (_, Host::Slave | Host::Shared) => Ok(Propagation::HostToContainer),
+        },
+        Propagation::Bidirectional => match holding()? {
+            (point, Host::Private | Host::Slave) => Err(lacks(point, "shared")),
+            (_, Host::Shared) => Ok(Propagation::Bidirectional),
+        },
+    }
+}
+
+/// The path that a host path leads to.
+fn without_links(path: &Path) -> std::io::Result<PathBuf> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// A requested mount at a place in the container of what is on the host.
 fn bind(
     mount: &Mount,
-    destination: String,
-    source: PathBuf,
+    (destination, source): (String, PathBuf),
+    propagation: Propagation,
     rro_supported: bool,
 ) -> Result<Bind, Error> {
-    if mount.recursive_readonly
-        && !(mount.readonly && mount.propagation == mounts::Propagation::Private)
-    {
+    if mount.recursive_readonly && !(mount.readonly && propagation == Propagation::Private) {
         let text = format!(
             "recursive read-only mount of {} must be read-only and private",
             mount.container_path
@@ -67,7 +113,7 @@ fn bind(
         source,
         readonly: mount.readonly,
         recursive_readonly: mount.recursive_readonly,
-        propagation: mount.propagation,
+        propagation,
     })
 }
 
@@ -99,5 +145,64 @@ pub(crate) fn host_source(node: &Node, mount: &Mount) -> Result<PathBuf, Error> 
             Ok(source)
         }
         Err(error) => Err(Error::io("look at mount source", source)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that is a mount of its own until this is dropped.
+    struct Mounted(tempfile::TempDir);
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            sys::mount::unmount_all(self.0.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn mounts_travel_as_asked_where_the_host_can_do_it() {
+        use Propagation::{Bidirectional, HostToContainer, Private};
+        let dir = Mounted(tempfile::tempdir().unwrap());
+        let dir = dir.0.path();
+        sys::mount::bind(dir, dir, false).unwrap();
+        let (store, other) = (dir.join("a/store"), dir.join("b"));
+        fs::create_dir_all(&store).unwrap();
+        fs::create_dir(&other).unwrap();
+        let link = dir.join("link");
+        std::os::unix::fs::symlink(dir.join("a"), &link).unwrap();
+        let found = |asked, rro, source: &Path| {
+            let mount = Mount {
+                propagation: asked,
+                recursive_readonly: rro,
+                ..Mount::default()
+            };
+            propagation(&store, &mount, source).map_err(|error| error.to_string())
+        };
+        let refused = |what: &str| {
+            let text = format!("path {other:?} is mounted on {dir:?} but it is not a {what} mount");
+            Err(text)
+        };
+        for (host, asked, expected) in [
+            (Host::Private, Private, Ok(Private)),
+            (Host::Private, HostToContainer, refused("shared or slave")),
+            (Host::Private, Bidirectional, refused("shared")),
+            (Host::Shared, Private, Ok(Private)),
+            (Host::Shared, HostToContainer, Ok(HostToContainer)),
+            (Host::Shared, Bidirectional, Ok(Bidirectional)),
+        ] {
+            sys::mount::set_propagation(dir, host, false).unwrap();
+            assert_eq!(found(asked, false, &other), expected, "{host:?} {asked:?}");
+            // What holds the store follows the host where it can.
+            let follows = match host {
+                Host::Private => Private,
+                Host::Slave | Host::Shared => HostToContainer,
+            };
+            for holds in [dir, &link, &store] {
+                assert_eq!(found(Private, false, holds), Ok(follows), "{holds:?}");
+                assert_eq!(found(Private, true, holds), Ok(Private), "{holds:?}");
+            }
+        }
     }
 }

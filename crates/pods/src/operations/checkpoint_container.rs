@@ -16,7 +16,6 @@ use std::time::{Duration, Instant, SystemTime};
 use ::runtime::checkpoint::{connect_pipes, descriptors};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
-use sys::cgroup::Cgroup;
 use sys::spawn::{self, Program};
 
 use super::intent::Subject;
@@ -26,7 +25,7 @@ use crate::checkpoint::{self, Pack, available, images_dir, work_dir};
 use crate::node::{Node, blocking};
 use crate::records::Dirs;
 use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, handlers, monitors, records};
+use crate::{ContainerId, Error, cgroups, handlers, monitors, records};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "checkpoint-container";
@@ -73,7 +72,7 @@ pub(crate) const PLAN: &Plan<Checkpoint> = &[
     Stage {
         name: "thaw",
         after: &["pack"],
-        act: |checkpoint| Box::pin(thaw(&checkpoint.node, &checkpoint.container)),
+        act: |checkpoint| Box::pin(cgroups::thaw(&checkpoint.node, &checkpoint.container)),
         undo: None,
     },
     Stage {
@@ -266,19 +265,6 @@ async fn freeze(checkpoint: &Checkpoint) -> Result<(), Error> {
     blocking(&checkpoint.node.pools.helpers, pause).await
 }
 
-/// Lets a container's processes go on; fine if they do. The kernel's file is written, not the
-/// runtime called: it has to work after anything.
-async fn thaw(node: &Node, container: &Container) -> Result<(), Error> {
-    let path = container.made.cgroup.clone();
-    let init = container.phase.init();
-    let init = init.and_then(|init| Pid::from_raw(init.pid));
-    let thaw = move || {
-        let cgroup = Cgroup::at(&path).map_err(Error::io("find cgroup", &path))?;
-        cgroup.thaw(init).map_err(Error::io("thaw", &path))
-    };
-    blocking(&node.pools.mounts, thaw).await
-}
-
 fn subject_container(node: &Node, subject: &Subject) -> Option<Arc<Container>> {
     let id = subject.container.as_ref()?;
     node.table.load().container(id.as_str()).ok()
@@ -287,7 +273,7 @@ fn subject_container(node: &Node, subject: &Subject) -> Option<Arc<Container>> {
 fn undo_freeze<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
     Box::pin(async move {
         match subject_container(node, subject) {
-            Some(container) => thaw(node, &container).await,
+            Some(container) => cgroups::thaw(node, &container).await,
             None => Ok(()),
         }
     })

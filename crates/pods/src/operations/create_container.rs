@@ -171,16 +171,17 @@ async fn work(
     let namespace = &pod.request.key.namespace;
     let (image, checkpoint) = image(&node, &pod, &request).await?;
     let seccomp = seccomp_artifact::profile(&node, &pod, &request, &image.annotations).await?;
+    let id = ContainerId::random();
     let create = Create {
         selinux: selinux::of_container(&node, &pod, &request).await?,
         checkpoint,
         restored: OnceLock::new(),
-        log_path: log_path(&pod, &request)?,
+        log_path: log_path(&pod, &id, &request)?,
         image,
         seccomp,
         image_volumes: image_volumes::find(&node, &request, namespace).await?,
         live: Arc::clone(&live),
-        id: ContainerId::random(),
+        id,
         created: SystemTime::now(),
         dirs: OnceLock::new(),
         root: OnceLock::new(),
@@ -213,13 +214,14 @@ async fn work(
     Ok(create.id.to_string())
 }
 
-/// The log beneath the pod's log directory.
-fn log_path(pod: &Pod, request: &ContainerRequest) -> Result<String, Error> {
+/// The log beneath the pod's log directory; by the container's id where the request does not name one.
+fn log_path(pod: &Pod, id: &ContainerId, request: &ContainerRequest) -> Result<String, Error> {
     use std::path::{Component, Path};
-    if request.log_path.is_empty() {
-        return Ok(String::new());
-    }
-    let path = Path::new(&request.log_path);
+    let by_id = format!("{id}.log");
+    let path = match request.log_path.as_str() {
+        "" => Path::new(&by_id),
+        given => Path::new(given),
+    };
     if !path
         .components()
         .all(|part| matches!(part, Component::Normal(_)))

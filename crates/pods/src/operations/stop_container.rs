@@ -2,7 +2,7 @@
 //!
 //! Each call waits for itself, on events and under no lock: a later call with a shorter time-out
 //! kills earlier, one with a longer time-out has no effect, and one that waits 24 hours holds
-//! nobody up. Once SIGKILL goes out, no command is started in the container any more: until then
+//! nobody up. Who was paused goes on first: it could not hear anything. Once SIGKILL goes out, no command is started in the container any more: until then
 //! its preparations for the end may need some.
 
 use std::convert::Infallible;
@@ -13,11 +13,11 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use super::stage::step;
-use super::{Outcome, act, chain, if_there};
+use super::{Outcome, act, chain, checkpoint_container, if_there};
 use crate::monitors::Live;
 use crate::node::Node;
 use crate::state::container::{Container, Phase};
-use crate::{ContainerId, Error, exits, monitors};
+use crate::{ContainerId, Error, cgroups, exits, monitors};
 
 pub(crate) const OPERATION: &str = "stop-container";
 /// Its steps.
@@ -62,6 +62,9 @@ pub(crate) async fn stop(
     let live = node.live(&container.pod);
     let created = matches!(container.phase, Phase::Created { .. });
     if !timeout.is_zero() && !created {
+        if !is_checkpointed(node, id) {
+            resume(node, container).await;
+        }
         let has_ended = tokio::select! {
             has_ended = ended(node, id, timeout) => has_ended,
             never = ask(node, &live, container, &wire) => match never {},
@@ -78,6 +81,7 @@ pub(crate) async fn stop(
     live.begin_kill(id);
     let mut waited = Duration::ZERO;
     while waited < KILL {
+        resume(node, container).await;
         step(OPERATION, "kill", async {
             // Lost on the way, it goes out again; nothing else would help.
             live.monitor().await?.kill_all(&wire).await.ok();
@@ -88,15 +92,59 @@ pub(crate) async fn stop(
             return Ok(());
         }
         waited += AGAIN;
-        tracing::warn!(
-            container = id.as_str(),
-            ?waited,
-            "container does not end: a process is stuck in the kernel"
-        );
+        let stuck = stuck(node, id, waited).await;
+        tracing::warn!(container = id.as_str(), "{stuck}");
     }
     Err(Error::TimedOut(format!(
         "container {id} did not end within {KILL:?} of SIGKILL"
     )))
+}
+
+/// Lets a container go on that somebody has paused.
+async fn resume(node: &Node, container: &Container) {
+    if let Err(error) = cgroups::thaw(node, container).await {
+        let (container, error) = (container.id.as_str(), chain(&error));
+        tracing::warn!(container, error, "container not resumed");
+    }
+}
+
+/// Whether a container is paused for its checkpoint, which would be torn if it went on.
+fn is_checkpointed(node: &Node, id: &ContainerId) -> bool {
+    let running = node.operations.list();
+    let mut running = running.iter();
+    running.any(|one| one.kind == checkpoint_container::OPERATION && one.subject == id.as_str())
+}
+
+/// What keeps a container from ending that was killed, in CRI-O's words.
+async fn stuck(node: &Node, id: &ContainerId, waited: Duration) -> String {
+    let phase = node.table.load().container(id.as_str());
+    let init = phase.ok().and_then(|container| container.phase.init());
+    let pid = init.map_or(0, |init| init.pid);
+    let read = move || std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = node.pools.files.run(read).await;
+    blocked(pid, process_state(&stat), waited, id.as_str())
+}
+
+/// The state in `/proc/PID/stat` (`proc_pid_stat(5)`), after the name in brackets, which may hold any.
+fn process_state(stat: &[u8]) -> Option<char> {
+    let text = String::from_utf8_lossy(stat);
+    let (_, behind) = text.rsplit_once(')')?;
+    behind.trim_start().chars().next()
+}
+
+fn blocked(pid: i32, state: Option<char>, waited: Duration, id: &str) -> String {
+    let seconds = waited.as_secs();
+    match state {
+        Some('D') => format!(
+            "Detected process ({pid}) blocked in uninterruptible sleep for more than {seconds} \
+             seconds for container {id}"
+        ),
+        Some(state) => format!(
+            "Detected process ({pid}) in state {state} blocked for more than {seconds} seconds for \
+             container {id}. One of the child processes might be in uninterruptible sleep."
+        ),
+        None => format!("Container {id} has not ended {seconds} seconds after SIGKILL"),
+    }
 }
 
 /// Sends the stop signal; again where it was dropped because there was no handler yet, once there is
@@ -165,4 +213,28 @@ async fn ended(node: &Node, id: &ContainerId, timeout: Duration) -> bool {
             None => Some(()),
         });
     tokio::time::timeout(timeout, gone).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_stuck_is_told_with_its_state() {
+        let waited = Duration::from_secs(5);
+        for (stat, text) in [
+            (
+                &b"7 (a) D (b) D 1 7"[..],
+                "Detected process (7) blocked in uninterruptible sleep for more than 5 seconds for container x",
+            ),
+            (
+                b"7 (D) S 1",
+                "Detected process (7) in state S blocked for more than 5 seconds for container x. \
+                 One of the child processes might be in uninterruptible sleep.",
+            ),
+            (b"", "Container x has not ended 5 seconds after SIGKILL"),
+        ] {
+            assert_eq!(blocked(7, process_state(stat), waited, "x"), text);
+        }
+    }
 }

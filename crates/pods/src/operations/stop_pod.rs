@@ -82,8 +82,11 @@ async fn not_ready(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
         ..Pod::clone(&current)
     };
     if let Some(dirs) = node.dirs(pod.id.as_str()).await? {
-        let record = stopped.clone();
-        let write = move || records::write_pod_state(&record, &dirs);
+        let (record, store) = (stopped.clone(), node.store.clone());
+        let write = move || {
+            let write = || records::write_pod_state(&record, &dirs);
+            store.with_room(Error::is_out_of_space, write)
+        };
         blocking(&node.pools.files, write).await?;
     }
     node.table.put_pod(stopped);

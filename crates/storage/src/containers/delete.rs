@@ -13,6 +13,10 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`], [`Error::Io`].
     pub fn delete_container(&self, id: &ContainerId) -> Result<(), Error> {
+        self.taking(|| self.delete_container_once(id))
+    }
+
+    fn delete_container_once(&self, id: &ContainerId) -> Result<(), Error> {
         let trash = Staging::for_containers(self.paths())?;
         let mut layers = self.write_layers()?;
         let mut containers = self.0.containers.write()?;

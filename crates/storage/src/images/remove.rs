@@ -16,6 +16,10 @@ impl Store {
     /// # Errors
     /// [`Error::ImageInUse`] names a container; [`Error::ReadOnly`], [`Error::ImageUnknown`].
     pub fn remove_image(&self, id: &ImageId) -> Result<(), Error> {
+        self.taking(|| self.remove_image_once(id))
+    }
+
+    fn remove_image_once(&self, id: &ImageId) -> Result<(), Error> {
         let absent = match self.additional_record(id)? {
             Some(_) => Error::ReadOnly(id.clone()),
             None => Error::ImageUnknown(id.to_string()),

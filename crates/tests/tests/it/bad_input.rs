@@ -151,6 +151,54 @@ async fn a_network_plugin_that_fails() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_are_not_there() -> Result<()> {
     let f = fixture::without_image(Options::default()).await?;
+    let request = v1::PullImageRequest {
+        image: Some(v1::ImageSpec {
+            image: f.image.clone(),
+            runtime_handler: "no-such".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let refused = f
+        .node
+        .client()
+        .images()
+        .pull_image(request)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().contains("no-such"), "{refused}");
+    // A name that several registries may have is nobody's, also of what is there already.
+    let search = "unqualified-search-registries = [\"a.test\", \"b.test\"]\n";
+    let drop_ins = f.node.dir.join("registries.conf.d");
+    std::fs::create_dir_all(&drop_ins)?;
+    std::fs::write(drop_ins.join("10.conf"), search)?;
+    for (name, ambiguous) in [("short", true), ("abc", false), ("a.test/short", false)] {
+        let spec = v1::ImageSpec {
+            image: name.into(),
+            ..Default::default()
+        };
+        let request = v1::ImageStatusRequest {
+            image: Some(spec),
+            verbose: false,
+        };
+        let status = f.node.client().images().image_status(request).await;
+        match status {
+            Ok(found) => assert!(found.into_inner().image.is_none() && !ambiguous, "{name}"),
+            Err(refused) => {
+                assert!(
+                    refused
+                        .message()
+                        .contains("a.test/short:latest or b.test/short"),
+                    "{refused}"
+                );
+                assert!(
+                    refused.code() == tonic::Code::InvalidArgument && ambiguous,
+                    "{name}"
+                );
+            }
+        }
+    }
     let (unknown, text) = code(
         f.node
             .pull(&f.image.replace("latest", "none"))

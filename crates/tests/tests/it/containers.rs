@@ -1,7 +1,10 @@
 //! Containers: from creation to exit code, logs, exec.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use cri::v1;
+use sys::spawn::Program;
 use testkit::requests::container;
 
 use crate::fixture;
@@ -66,6 +69,11 @@ async fn exec_sync_tells_output_and_exit_code() -> Result<()> {
         .exec(&id, &["sh", "-c", "head -c 3000000 /dev/zero"])
         .await?;
     assert_eq!((big.exit_code, big.stdout.len()), (0, 3_000_000));
+    // What is beyond the bound is read, or the command would wait for ever, and dropped.
+    let flood = "head -c 20000000 /dev/zero; echo end >&2; exit 5";
+    let flood = f.node.exec(&id, &["sh", "-c", flood]).await?;
+    let lengths = (flood.exit_code, flood.stdout.len(), &flood.stderr[..]);
+    assert_eq!(lengths, (5, 16 << 20, &b"end\n"[..]));
     let missing = f.node.exec(&id, &["no-such-command"]).await;
     assert!(missing.is_err());
     let request = v1::ExecSyncRequest {
@@ -157,6 +165,48 @@ async fn stop_sends_the_signal_and_kills_after_the_time_out() -> Result<()> {
         f.node.client().runtime().stop_container(request).await?;
     }
     f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_container_hears_its_stop_signal_and_can_be_removed() -> Result<()> {
+    let f = fixture::node().await?;
+    let pod = f.node.run_pod("p").await?;
+    let script = "trap 'exit 4' TERM; echo ready; while true; do sleep 0.1; done";
+    let mut ids = Vec::new();
+    for name in ["stopped", "killed", "removed"] {
+        let id = f
+            .node
+            .run(&pod, container(name, &f.image, &["sh", "-c", script]))
+            .await?;
+        while !f.node.log("p", name)?.contains("ready") {
+            tokio::task::yield_now().await;
+        }
+        let program = Program::new(which(&f.node.runtime()), Duration::from_secs(10));
+        let root = f.node.run_dir.join("runtime");
+        let program = program.arg("--root").arg(root).arg("pause").arg(&id);
+        assert!(sys::spawn::run(&program)?.status.success());
+        ids.push(id);
+    }
+    for (id, timeout, code) in [(&ids[0], 10, 4), (&ids[1], 0, 137)] {
+        let request = v1::StopContainerRequest {
+            container_id: id.clone(),
+            timeout,
+        };
+        f.node.client().runtime().stop_container(request).await?;
+        assert_eq!(f.node.status(id).await?.exit_code, code);
+    }
+    let request = v1::RemoveContainerRequest {
+        container_id: ids[2].clone(),
+    };
+    f.node.client().runtime().remove_container(request).await?;
+    assert!(f.node.status(&ids[2]).await.is_err());
+    f.node.finish().await
+}
+
+/// A program of the usual directories.
+fn which(name: &str) -> std::path::PathBuf {
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    sys::spawn::which(name, path).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

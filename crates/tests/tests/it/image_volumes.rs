@@ -106,6 +106,36 @@ async fn an_image_is_mounted_whole_or_in_part_and_stays_until_it_is_free() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_may_mount_one_image_at_once_and_none_takes_it_from_the_others() -> Result<()> {
+    let (f, data) = fixture().await?;
+    let pod = f.node.run_pod("volumes").await?;
+    let names: Vec<_> = (0..6).map(|number| format!("c{number}")).collect();
+    let mut created = tokio::task::JoinSet::new();
+    for name in names {
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: pod.clone(),
+            config: Some(with_volume(&f, &name, &data, "data")),
+            sandbox_config: None,
+        };
+        let mut runtime = f.node.client().runtime();
+        created.spawn(async move { runtime.create_container(request).await });
+    }
+    let mut ids = Vec::new();
+    while let Some(created) = created.join_next().await {
+        ids.push(created??.into_inner().container_id);
+    }
+    for id in &ids {
+        f.node.start_container(id).await?;
+    }
+    while let Some(id) = ids.pop() {
+        assert_eq!(f.said(&id, "cat /volume/file").await?, "from the image");
+        let request = v1::RemoveContainerRequest { container_id: id };
+        f.node.client().runtime().remove_container(request).await?;
+    }
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cant_be_mounted_is_told_in_the_kubelets_words() -> Result<()> {
     let (f, data) = fixture().await?;
     let pod = f.node.run_pod("volumes").await?;

@@ -1,5 +1,6 @@
 //! Pod sandboxes: network, files, lists.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -117,6 +118,23 @@ async fn a_host_network_pod_has_no_address_of_its_own() -> Result<()> {
         .display()
         .to_string();
     assert!(f.node.log("host", "c")?.contains(&own));
+    let hosts = container("hosts", &f.image, &["sleep", "1000"]);
+    let hosts = f.node.run(&id, hosts).await?;
+    let said = f
+        .said(&hosts, "cat /etc/hosts; echo >> /etc/hosts || echo kept")
+        .await?;
+    let of_node = std::fs::read_to_string("/etc/hosts")?;
+    assert_eq!(said, format!("{}\nkept", of_node.trim()));
+    let mut given = container("given", &f.image, &["sleep", "1000"]);
+    let file = f.node.dir.join("hosts");
+    std::fs::write(&file, "10.0.0.1 given\n")?;
+    given.mounts = vec![v1::Mount {
+        container_path: "/etc/hosts".into(),
+        host_path: file.display().to_string(),
+        ..Default::default()
+    }];
+    let given = f.node.run(&id, given).await?;
+    assert_eq!(f.said(&given, "cat /etc/hosts").await?, "10.0.0.1 given");
     f.node.finish().await
 }
 
@@ -253,6 +271,15 @@ async fn the_runtime_tells_what_it_is_and_what_is_not_built() -> Result<()> {
             .iter()
             .all(|condition| condition.status)
     );
+    let told: serde_json::Value = serde_json::from_str(&status.info["config"])?;
+    assert_eq!(told["sandboxImage"], "");
+    let info: serde_json::Value = serde_json::from_str(&f.node.client().inspect("/info").await?)?;
+    let keeper = if testkit::node::systemd() {
+        "systemd"
+    } else {
+        "cgroupfs"
+    };
+    assert_eq!(info["cgroup_driver"], keeper);
     let config = runtime
         .runtime_config(v1::RuntimeConfigRequest {})
         .await?
@@ -319,6 +346,15 @@ async fn containers_may_share_the_processes_of_their_pod() -> Result<()> {
         log.contains("sleep 4321") && log.contains("1 /pause"),
         "{log}"
     );
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: id.clone(),
+        verbose: true,
+    };
+    let mut runtime = f.node.client().runtime();
+    let told = runtime.pod_sandbox_status(request).await?.into_inner();
+    let told: serde_json::Value = serde_json::from_str(&told.info["info"])?;
+    let pause = std::fs::read_to_string(format!("/proc/{}/comm", told["pid"]))?;
+    assert_eq!((pause.trim(), &told["image"]), ("pause", &"".into()));
     // What a monitor leaves that is killed while it records the end of the pod's own process.
     let exits = f.node.run_dir.join("exits");
     for id in [&id, &two] {
@@ -390,6 +426,57 @@ fn limits() -> Result<String> {
     let output = sys::spawn::run(&program.args(["qdisc", "show"]))
         .map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_are_told_what_they_declare() -> Result<()> {
+    let plugins = tempfile::tempdir()?;
+    let (plugin, told) = (plugins.path().join("told"), plugins.path().join("in"));
+    let result = r#"{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.9/24"}]}"#;
+    let script = format!(
+        "#!/bin/sh\ncat > {}.$CNI_COMMAND\necho '{result}'\n",
+        told.display()
+    );
+    std::fs::write(&plugin, script)?;
+    std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755))?;
+    let capabilities = r#"{"cgroupPath":true,"io.kubernetes.cri.pod-annotations":true}"#;
+    let network = format!(
+        r#"{{"cniVersion":"1.0.0","name":"told","plugins":[{{"type":"told","capabilities":{capabilities}}}]}}"#
+    );
+    let options = Options {
+        plugins: Some(plugins.path().to_owned()),
+        network: Some(network),
+        ..Options::default()
+    };
+    let node = Node::start(options).await?;
+    let mut config = pod("p", &node.logs());
+    config.annotations = [("example.com/net".to_owned(), "blue".to_owned())].into();
+    let parent = if testkit::node::systemd() {
+        String::new()
+    } else {
+        format!("{}/kube/pod", node.cgroup())
+    };
+    config
+        .linux
+        .as_mut()
+        .unwrap()
+        .cgroup_parent
+        .clone_from(&parent);
+    let id = node.run_pod_config(config).await?;
+    node.remove_pod(&id).await?;
+    for command in ["ADD", "DEL"] {
+        let text = std::fs::read(told.with_extension(command))?;
+        let given: serde_json::Value = serde_json::from_slice(&text)?;
+        let given = &given["runtimeConfig"];
+        let annotations = &given["io.kubernetes.cri.pod-annotations"];
+        assert_eq!(annotations["example.com/net"], "blue", "{command}");
+        let cgroup = given["cgroupPath"].as_str().unwrap_or_default();
+        assert!(
+            cgroup.starts_with(&node.cgroup()) && cgroup.ends_with(&parent),
+            "{command}: {given}"
+        );
+    }
+    node.finish().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,118 @@
+//! What a container is given beside its process: devices, annotations of its bundle, a log.
+
+use anyhow::Result;
+use cri::v1;
+use serde_json::json;
+use testkit::image_maker::ImageMaker;
+use testkit::node::Options;
+use testkit::requests::container;
+
+use crate::fixture;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_given_to_all_and_belong_to_whom_the_request_names() -> Result<()> {
+    let options = Options {
+        config: "[crio.runtime]\ndevice_ownership_from_security_context = true\n\
+                 additional_devices = [\"/dev/kmsg:/dev/given:r\", \"/dev/zero:/dev/mine\"]\n"
+            .into(),
+        ..Options::default()
+    };
+    let f = fixture::with(options).await?;
+    let pod = f.node.run_pod("p").await?;
+    let mut config = container("c", &f.image, &["sleep", "1000"]);
+    config.devices = vec![v1::Device {
+        container_path: "/dev/mine".into(),
+        host_path: "/dev/full".into(),
+        permissions: "rw".into(),
+    }];
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context = Some(v1::LinuxContainerSecurityContext {
+        run_as_user: Some(v1::Int64Value { value: 1234 }),
+        run_as_group: Some(v1::Int64Value { value: 77 }),
+        ..Default::default()
+    });
+    let id = f.node.run(&pod, config).await?;
+    let said = f
+        .said(&id, "stat -c '%n %u %g %t,%T' /dev/given /dev/mine")
+        .await?;
+    assert_eq!(said, "/dev/given 0 0 1,b\n/dev/mine 1234 77 1,7");
+    // Root may write to the node, and the cgroup says no.
+    let root = container("root", &f.image, &["sleep", "1000"]);
+    let root = f.node.run(&pod, root).await?;
+    let write =
+        "test -w /dev/given && echo writable; echo x 2>/dev/null > /dev/given || echo refused";
+    assert_eq!(f.said(&root, write).await?, "writable\nrefused");
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_find_what_crio_tells_of_a_container() -> Result<()> {
+    let f = fixture::node().await?;
+    let image = ImageMaker::busybox().config("StopSignal", json!("SIGUSR1"));
+    f.registry.push("test/signal", "1", &image.build())?;
+    let image = f.registry.reference("test/signal", "1");
+    f.node.pull(&image).await?;
+    let pod = f.node.run_pod("p").await?;
+    let mut config = container("c", &image, &["sleep", "1000"]);
+    let label = ("io.kubernetes.pod.name".to_owned(), "p".to_owned());
+    // One that would steer the runtime is nobody's to give.
+    let steering = ("run.oci.handler".to_owned(), "x".to_owned());
+    config.labels = [label, steering].into();
+    config.mounts = vec![v1::Mount {
+        container_path: "/m".into(),
+        host_path: f.node.dir.join("m").display().to_string(),
+        readonly: true,
+        ..Default::default()
+    }];
+    let id = f.node.run(&pod, config).await?;
+    let request = v1::ContainerStatusRequest {
+        container_id: id.clone(),
+        verbose: true,
+    };
+    let mut runtime = f.node.client().runtime();
+    let told = runtime.container_status(request).await?.into_inner();
+    let told: serde_json::Value = serde_json::from_str(&told.info["info"])?;
+    let told = &told["runtimeSpec"]["annotations"];
+    let of_crio = |name: &str| told[format!("io.kubernetes.cri-o.{name}")].as_str();
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: pod.clone(),
+        verbose: false,
+    };
+    let status = runtime.pod_sandbox_status(request).await?.into_inner();
+    let ip = status
+        .status
+        .and_then(|status| status.network)
+        .map(|network| network.ip);
+    for (name, value) in [
+        ("ContainerType", "container"),
+        ("SandboxID", &pod),
+        ("Image", &image),
+        ("SeccompProfilePath", "Unconfined"),
+        ("IP.0", &ip.unwrap_or_default()),
+    ] {
+        assert_eq!(of_crio(name), Some(value), "{name}");
+    }
+    let volumes: serde_json::Value = serde_json::from_str(of_crio("Volumes").unwrap_or_default())?;
+    let volume = json!([{"container_path": "/m", "host_path": f.node.dir.join("m"), "readonly": true,
+        "recursive_read_only": false, "propagation": 0, "selinux_relabel": false}]);
+    assert_eq!(volumes, volume);
+    assert_eq!(told["org.opencontainers.image.stopSignal"], "SIGUSR1");
+    assert_eq!(told["io.kubernetes.pod.name"], "p");
+    assert_eq!(told["run.oci.handler"], serde_json::Value::Null);
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_a_name_has_the_containers() -> Result<()> {
+    let f = fixture::node().await?;
+    let pod = f.node.run_pod("p").await?;
+    let mut config = container("c", &f.image, &["echo", "said"]);
+    config.log_path.clear();
+    let id = f.node.run(&pod, config).await?;
+    let status = f.node.exited(&id).await?;
+    let log = f.node.logs().join(format!("p/{id}.log"));
+    assert_eq!(status.log_path, log.display().to_string());
+    let line = std::fs::read_to_string(log)?;
+    assert!(line.ends_with(" stdout F said\n"), "{line}");
+    f.node.finish().await
+}
