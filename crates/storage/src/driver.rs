@@ -15,6 +15,7 @@ pub(crate) use self::overlay::lowers;
 pub(crate) use self::vfs::copy_whole;
 use crate::error::Context;
 use crate::paths::Paths;
+use crate::quota::Quotas;
 use crate::{Error, IdMap, LayerId, StagedLayer};
 
 /// Permissions of the root of a layer whose archive has no entry for it, and no parent.
@@ -133,19 +134,11 @@ impl Driver {
         }
     }
 
-    /// Makes the directory of a writable layer on top of `parent`: with a map for a user namespace
-    /// where it is to have one, and an SELinux label where its own files are the ones that are seen.
-    pub(crate) fn make_writable(
-        self,
-        paths: &Paths,
-        id: &LayerId,
-        parent: Option<&LayerId>,
-        map: Option<IdMap>,
-        label: &str,
-    ) -> Result<(), Error> {
+    /// Makes the directory of a writable layer.
+    pub(crate) fn make_writable(self, paths: &Paths, layer: &Writable<'_>) -> Result<(), Error> {
         match self {
-            Self::Overlay => overlay::make_writable(paths, id, parent, map),
-            Self::Vfs => vfs::make_writable(paths, id, parent, label),
+            Self::Overlay => overlay::make_writable(paths, layer),
+            Self::Vfs => vfs::make_writable(paths, layer),
         }
     }
 
@@ -168,6 +161,19 @@ impl Driver {
             Self::Vfs => Ok(()),
         }
     }
+}
+
+/// A writable layer that is to be made.
+pub(crate) struct Writable<'a> {
+    pub(crate) id: &'a LayerId,
+    /// The image's layer that it goes on.
+    pub(crate) parent: Option<&'a LayerId>,
+    /// Who owns its files in a user namespace.
+    pub(crate) map: Option<IdMap>,
+    /// SELinux label of its files, where they are the ones that are seen.
+    pub(crate) label: &'a str,
+    /// Who counts what it takes.
+    pub(crate) quotas: Option<&'a Quotas>,
 }
 
 impl FromStr for Driver {

@@ -16,7 +16,7 @@ use crate::paths::Paths;
 use crate::record::{ContainerRecord, LayerRecord, Record};
 use crate::staging::{self, Staging};
 use crate::table::{Half, Writing};
-use crate::{Driver, Error, LayerId, Store, containers, driver};
+use crate::{Driver, Error, LayerId, Store, containers, driver, quota};
 
 /// File systems that can't hold overlay's upper layers, by `statfs(2)`'s magic number.
 const UNSUITABLE: [(u32, &str); 5] = [
@@ -259,6 +259,9 @@ pub(crate) fn remove_incomplete(
 /// Moves everything of a layer out of the way.
 pub(crate) fn take_layer(paths: &Paths, id: &LayerId, trash: &Staging) -> Result<(), Error> {
     let layer = paths.own_layer(id);
+    if paths.driver() == Driver::Overlay {
+        quota::release(&paths.home(), &layer);
+    }
     paths.driver().forget(&layer)?;
     trash.take(&layer)?;
     trash.take(&paths.own_beside_layers(&format!("{id}.tar-split.gz")))?;

@@ -9,9 +9,10 @@ use crate::containers::{self, ContainerIndex};
 use crate::error::Context;
 use crate::images::{self, ImageIndex};
 use crate::paths::Paths;
+use crate::quota::Quotas;
 use crate::record::{ContainerRecord, ImageRecord, LayerRecord};
 use crate::table::{Rank, Table};
-use crate::{Driver, Error, open};
+use crate::{Driver, Error, QuotaLimits, open};
 
 /// Where the store is and how it behaves.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Options {
     pub volatile: bool,
     /// Whether the driver's directory is mounted onto itself, as peers do.
     pub mount_home: bool,
+    /// What each container's layer may take of its disk.
+    pub quota: QuotaLimits,
     /// How long to wait for a lock that another process holds.
     pub lock_timeout: Duration,
 }
@@ -49,6 +52,7 @@ impl Options {
             mount_options: Vec::new(),
             volatile: true,
             mount_home: true,
+            quota: QuotaLimits::default(),
             lock_timeout: Duration::from_secs(60),
         }
     }
@@ -66,6 +70,8 @@ pub(crate) struct Inner {
     pub(crate) images: Table<ImageRecord, ImageIndex>,
     pub(crate) containers: Table<ContainerRecord, ContainerIndex>,
     pub(crate) additional: Vec<Additional>,
+    /// Where the file system counts what containers' layers take.
+    pub(crate) quotas: Option<Quotas>,
     _home: open::Home,
 }
 
@@ -83,7 +89,7 @@ impl Store {
     /// process left unfinished and rebuilds volatile tables that a power cut tore.
     ///
     /// # Errors
-    /// [`Error::Unsuitable`] where overlay can't be used on that file system.
+    /// [`Error::Unsuitable`] where overlay, or a limit, can't be used on that file system.
     pub fn open(options: Options) -> Result<Self, Error> {
         let store = Self::open_as_it_is(options)?;
         open::repair(&store)?;
@@ -97,6 +103,7 @@ impl Store {
     pub fn open_as_it_is(options: Options) -> Result<Self, Error> {
         let paths = Paths::new(&options);
         open::prepare(&paths)?;
+        let quotas = Quotas::open(&paths, options.quota)?;
         let home = open::Home::mount(&paths, options.mount_home)?;
         let timeout = options.lock_timeout;
         let layers = Table::new(paths.layers(), Rank::Layers, timeout, |_: &[Arc<_>]| ());
@@ -118,6 +125,7 @@ impl Store {
             layers,
             images,
             containers,
+            quotas,
             _home: home,
         })))
     }

@@ -18,7 +18,7 @@ use crate::error::Context;
 use crate::staging::{Owners, Staging};
 use crate::tar::{Entry, Kind, Map, Source, Stream};
 use crate::tar_split::{self, Crc64, Fix, Writer};
-use crate::{Error, StagedLayer, Store, limits};
+use crate::{ContainerId, Error, StagedLayer, Store, limits};
 
 /// How much a layer may hold.
 #[derive(Clone, Copy, Debug)]
@@ -49,16 +49,23 @@ impl Store {
         unpack(Staging::new(self.paths())?, tar, limits)
     }
 
-    /// The same for what is to fill a container's layer ([`Store::fill`]): on the disk that it is on.
+    /// The same for what is to fill the layer of the container `id` ([`Store::fill`]): on the disk that it
+    /// is on, and within its quota.
     ///
     /// # Errors
-    /// As [`Store::unpack`].
+    /// As [`Store::unpack`]; [`Error::ContainerUnknown`].
     pub fn unpack_changes(
         &self,
+        id: &ContainerId,
         tar: impl Read,
         limits: UnpackLimits,
     ) -> Result<StagedLayer, Error> {
-        unpack(Staging::for_containers(self.paths())?, tar, limits)
+        let staging = Staging::for_containers(self.paths())?;
+        self.count_as(id, staging.path())?;
+        let staged = unpack(staging, tar, limits)?;
+        // Who unpacks is root, whom ext4 lets have more.
+        self.is_within_quota(id)?;
+        Ok(staged)
     }
 }
 

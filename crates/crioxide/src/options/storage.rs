@@ -94,15 +94,20 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
         "override_kernel_check" => {}
         // What does nothing when it is off.
         "use_composefs" | "ignore_chown_errors" if !truth(value)? => {}
-        "mount_program" | "force_mask" | "additionallayerstore" | "size" | "inodes"
-            if matches!(value, "" | "0") => {}
+        "mount_program" | "force_mask" | "additionallayerstore" if matches!(value, "" | "0") => {}
         "mount_program" => {
             return Err(anyhow!(
                 "not supported: the kernel's own overlay is used, and has no need of a program"
             ));
         }
         "sync" => return Err(anyhow!("neither none nor filesystem")),
-        "size" | "inodes" => return Err(anyhow!("quotas of containers are not supported")),
+        "size" => options.quota.bytes = size(value)?,
+        "inodes" => {
+            options.quota.inodes = match value {
+                "" => 0,
+                number => number.parse().map_err(|_| anyhow!("no number"))?,
+            };
+        }
         "use_composefs" | "ignore_chown_errors" | "force_mask" | "additionallayerstore" => {
             return Err(anyhow!("not supported"));
         }
@@ -110,6 +115,38 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
     }
     Ok(())
 }
+
+/// Bytes, as containers/storage reads them: a number, which may have a fraction, and a unit of 1024,
+/// `10G`, `1.5 gb`, `512MiB`.
+fn size(text: &str) -> Result<u64> {
+    const UNITS: &str = "bkmgtp";
+    let wrong = || anyhow!("no size, as 10G is one");
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let lower = text.to_ascii_lowercase();
+    let end = lower.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = lower.split_at(end.unwrap_or(lower.len()));
+    let number: f64 = number.trim_end().parse().map_err(|_| wrong())?;
+    let mut letters = unit.chars();
+    let power = letters.next().map_or(Some(0), |unit| UNITS.find(unit));
+    let power = power.ok_or_else(wrong)?;
+    let rest = letters.as_str();
+    let known = matches!((power, rest), (_, "") | (1.., "b" | "ib"));
+    let bytes = number * 1024_f64.powi(i32::try_from(power)?);
+    if !known || !(0.0..MOST_BYTES).contains(&bytes) {
+        return Err(wrong());
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "its range was checked, and a fraction of a byte is none"
+    )]
+    Ok(bytes as u64)
+}
+
+/// Where a size ends to be one: 2^63, as for Go.
+const MOST_BYTES: f64 = 9_223_372_036_854_775_808.0;
 
 /// As Go reads it.
 fn truth(value: &str) -> Result<bool> {
@@ -179,6 +216,49 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_read_as_containers_storage_reads_them() {
+        for (text, bytes) in [
+            ("", Some(0)),
+            ("0", Some(0)),
+            ("32", Some(32)),
+            ("32b", Some(32)),
+            ("32kb", Some(32 << 10)),
+            ("32 KiB", Some(32 << 10)),
+            ("10G", Some(10 << 30)),
+            ("1.5g", Some(3 << 29)),
+            (".3kB", Some(307)),
+            ("2Tb", Some(2 << 40)),
+            ("4PB", Some(4 << 50)),
+            ("", Some(0)),
+            ("hello", None),
+            ("-32", None),
+            ("10 G 1", None),
+            ("10bb", None),
+            ("10ex", None),
+            ("1e3", None),
+            ("inf", None),
+            ("nan", None),
+            ("32m b", None),
+            ("9000000P", None),
+        ] {
+            assert_eq!(size(text).ok(), bytes, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn quotas_are_for_every_container() {
+        let mut got = options();
+        for option in ["size=5G", "overlay.size=1G", "overlay.inodes=1000"] {
+            apply(option, &mut got).unwrap();
+        }
+        assert_eq!((got.quota.bytes, got.quota.inodes), (1 << 30, 1000));
+        for option in ["overlay.size=", "overlay.inodes=0"] {
+            apply(option, &mut got).unwrap();
+        }
+        assert!(!got.quota.is_any());
+    }
+
+    #[test]
     fn what_is_not_done_is_refused() {
         for (option, told) in [
             (
@@ -187,7 +267,8 @@ mod tests {
             ),
             ("overlay.force_mask=shared", "not supported"),
             ("overlay.use_composefs=true", "not supported"),
-            ("overlay.size=10G", "quotas of containers are not supported"),
+            ("overlay.size=much", "no size"),
+            ("overlay.inodes=-1", "no number"),
             ("ignore_chown_errors=true", "not supported"),
             ("overlay.new=1", "unknown option"),
             ("overlay.skip_mount_home=maybe", "neither true nor false"),

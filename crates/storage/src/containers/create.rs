@@ -82,14 +82,14 @@ impl Store {
         };
         layers.rows.push(Arc::new(record));
         layers.save(Half::Volatile)?;
-        let driver = self.driver();
-        let made = driver.make_writable(
-            self.paths(),
-            &id,
-            parent.as_ref(),
-            container.id_map,
-            &container.mount_label,
-        );
+        let wanted = driver::Writable {
+            id: &id,
+            parent: parent.as_ref(),
+            map: container.id_map,
+            label: &container.mount_label,
+            quotas: self.0.quotas.as_ref(),
+        };
+        let made = self.driver().make_writable(self.paths(), &wanted);
         let made = made.and_then(|()| {
             layers
                 .get_mut(id.as_str())

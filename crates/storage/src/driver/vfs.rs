@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sys::beneath::Dir;
 
-use super::{ROOT_MODE, copy, make_dir};
+use super::{ROOT_MODE, Writable, copy, make_dir};
 use crate::error::Context;
 use crate::paths::Paths;
 use crate::{Error, LayerId, StagedLayer};
@@ -31,20 +31,15 @@ pub(super) fn build(
     Ok(tree)
 }
 
-/// Makes the directory of a writable layer: a copy of `parent`.
-pub(super) fn make_writable(
-    paths: &Paths,
-    id: &LayerId,
-    parent: Option<&LayerId>,
-    label: &str,
-) -> Result<(), Error> {
-    let layer = paths.writable_layer(id);
+/// Makes the directory of a writable layer: a copy of its parent.
+pub(super) fn make_writable(paths: &Paths, wanted: &Writable<'_>) -> Result<(), Error> {
+    let layer = paths.writable_layer(wanted.id);
     make_dir(&layer, ROOT_MODE)?;
-    if let Some(parent) = parent {
+    if let Some(parent) = wanted.parent {
         let to = Dir::open(&layer).at("open", &layer)?;
         copy_layer(paths, parent, &to, &layer)?;
     }
-    match label {
+    match wanted.label {
         "" => Ok(()),
         label => sys::selinux::relabel(&layer, label).at("label", layer),
     }

@@ -22,6 +22,7 @@ mod hostile;
 mod images;
 mod peers;
 mod peers_roots;
+mod quota;
 mod recovery;
 mod round_trip;
 mod vfs;

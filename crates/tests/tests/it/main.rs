@@ -31,6 +31,7 @@ mod own_files;
 mod peers;
 mod pods;
 mod pulls;
+mod quotas;
 mod reload;
 mod restart;
 mod retries;
