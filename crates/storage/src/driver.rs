@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub(crate) use self::overlay::lowers;
-pub(crate) use self::vfs::copy_whole;
+pub(crate) use self::vfs::{Copied, copy_whole};
 use crate::error::Context;
 use crate::paths::Paths;
 use crate::quota::Quotas;
@@ -134,6 +134,20 @@ impl Driver {
         }
     }
 
+    /// What takes long of making a writable layer, so that no lock is to be held: the copy of its parent, with
+    /// the SELinux label of its files, where layers are whole trees.
+    pub(crate) fn copy(
+        self,
+        paths: &Paths,
+        parent: Option<&LayerId>,
+        label: &str,
+    ) -> Result<Option<Copied>, Error> {
+        match self {
+            Self::Overlay => Ok(None),
+            Self::Vfs => vfs::copy(paths, parent, label).map(Some),
+        }
+    }
+
     /// Makes the directory of a writable layer.
     pub(crate) fn make_writable(self, paths: &Paths, layer: &Writable<'_>) -> Result<(), Error> {
         match self {
@@ -170,8 +184,8 @@ pub(crate) struct Writable<'a> {
     pub(crate) parent: Option<&'a LayerId>,
     /// Who owns its files in a user namespace.
     pub(crate) map: Option<IdMap>,
-    /// SELinux label of its files, where they are the ones that are seen.
-    pub(crate) label: &'a str,
+    /// What [`Driver::copy`] made for it.
+    pub(crate) copied: Option<Copied>,
     /// Who counts what it takes.
     pub(crate) quotas: Option<&'a Quotas>,
 }

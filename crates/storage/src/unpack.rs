@@ -2,6 +2,7 @@
 
 mod extract;
 mod keys;
+mod marks;
 mod path;
 mod remove;
 
@@ -13,6 +14,8 @@ use std::os::unix::fs::FileExt;
 use self::extract::{Extractor, Placed};
 pub(crate) use self::extract::{may_set, tolerate};
 use self::keys::Keys;
+pub(crate) use self::marks::Hidden;
+use self::marks::Marks;
 pub(crate) use self::path::{EntryPath, Wanted};
 use crate::error::Context;
 use crate::staging::{Owners, Staging};
@@ -46,7 +49,8 @@ impl Store {
     /// [`Error::Read`] with the reader's own error, [`Error::Archive`], [`Error::TooLarge`],
     /// [`Error::Io`]. Nothing stays on disk then.
     pub fn unpack(&self, tar: impl Read, limits: UnpackLimits) -> Result<StagedLayer, Error> {
-        unpack(Staging::new(self.paths())?, tar, limits)
+        let marks = Marks::of(self.driver());
+        unpack(Staging::new(self.paths())?, tar, limits, marks)
     }
 
     /// The same for what is to fill the layer of the container `id` ([`Store::fill`]): on the disk that it
@@ -62,17 +66,22 @@ impl Store {
     ) -> Result<StagedLayer, Error> {
         let staging = Staging::for_containers(self.paths())?;
         self.count_as(id, staging.path())?;
-        let staged = unpack(staging, tar, limits)?;
+        let staged = unpack(staging, tar, limits, Marks::AtFiles)?;
         // Who unpacks is root, whom ext4 lets have more.
         self.is_within_quota(id)?;
         Ok(staged)
     }
 }
 
-fn unpack(staging: Staging, tar: impl Read, limits: UnpackLimits) -> Result<StagedLayer, Error> {
+fn unpack(
+    staging: Staging,
+    tar: impl Read,
+    limits: UnpackLimits,
+    marks: Marks,
+) -> Result<StagedLayer, Error> {
     staging.make_layer_dirs()?;
     let stream = Stream::new(Source::new(tar, limits.bytes), limits.entries);
-    Unpacking::new(staging, stream, limits)?.run()
+    Unpacking::new(staging, stream, limits, marks)?.run()
 }
 
 struct Unpacking<R> {
@@ -96,11 +105,16 @@ enum Data<'a> {
 }
 
 impl<R: Read> Unpacking<R> {
-    fn new(staging: Staging, stream: Stream<R>, limits: UnpackLimits) -> Result<Self, Error> {
+    fn new(
+        staging: Staging,
+        stream: Stream<R>,
+        limits: UnpackLimits,
+        marks: Marks,
+    ) -> Result<Self, Error> {
         let path = staging.tar_split();
         let file = File::create_new(path).at("make", path)?;
         let split = Writer::new(BufWriter::with_capacity(64 << 10, file));
-        let extractor = Extractor::new(&staging.diff(), &staging.replaced())?;
+        let extractor = Extractor::new(&staging.diff(), &staging.replaced(), marks)?;
         let (names, fixes, owners) = (Keys::default(), BTreeMap::new(), Owners::default());
         Ok(Self {
             staging,
@@ -129,8 +143,7 @@ impl<R: Read> Unpacking<R> {
                 .segment(&piece)
                 .at("write", self.staging.tar_split())?;
         }
-        let has_root = self.extractor.finish()?;
-        self.finish_tar_split(has_root)
+        self.finish()
     }
 
     fn entry(&mut self, entry: &Entry) -> Result<(), Error> {
@@ -250,7 +263,8 @@ impl<R: Read> Unpacking<R> {
         Ok(())
     }
 
-    fn finish_tar_split(self, has_root: bool) -> Result<StagedLayer, Error> {
+    fn finish(self) -> Result<StagedLayer, Error> {
+        let (has_root, hidden) = self.extractor.finish()?;
         let path = self.staging.tar_split().to_owned();
         self.split
             .finish()
@@ -266,12 +280,13 @@ impl<R: Read> Unpacking<R> {
             tar_split::fix(old, &self.fixes, new).at("write", &path)?;
         }
         let (diff_id, size) = self.stream.finish();
-        Ok(StagedLayer::new(
-            self.staging,
+        Ok(StagedLayer {
+            staging: self.staging,
             diff_id,
             size,
-            self.owners,
+            owners: self.owners,
             has_root,
-        ))
+            hidden,
+        })
     }
 }

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use rustix::fs::{FileType, Gid, Mode, Timestamps, Uid, XattrFlags};
 use sys::beneath::{Dir, Timespec, makedev};
 
+use super::marks::{Hidden, Marks};
 use super::path::{EntryPath, Wanted};
 use super::remove::{Remover, join};
 use crate::error::Context;
@@ -22,8 +23,6 @@ use crate::{Error, limits};
 
 /// Permissions of a directory that the archive has no entry for.
 const IMPLIED_DIR_MODE: u32 = 0o755;
-/// `trusted.overlay.opaque` = `y`: nothing of the lower layers shows in this directory.
-const OPAQUE: (&str, &[u8]) = ("trusted.overlay.opaque", b"y");
 
 const NO_TARGET: &str = "hard link to a file that is not in this layer";
 
@@ -32,6 +31,7 @@ pub(super) struct Extractor {
     root: Rc<Dir>,
     root_path: PathBuf,
     remover: Remover,
+    marks: Marks,
     /// The last parent: most entries are beside each other.
     cached: Option<Rc<Parent>>,
     /// Times of directories, set last: what is made in them changes them.
@@ -70,11 +70,12 @@ impl Placed {
 }
 
 impl Extractor {
-    pub(super) fn new(diff: &Path, replaced: &Path) -> Result<Self, Error> {
+    pub(super) fn new(diff: &Path, replaced: &Path, marks: Marks) -> Result<Self, Error> {
         Ok(Self {
             root: Rc::new(Dir::open(diff).at("open", diff)?),
             root_path: diff.to_owned(),
             remover: Remover::new(replaced.to_owned()).at("open", replaced)?,
+            marks,
             cached: None,
             directories: Vec::new(),
             directory_bytes: 0,
@@ -91,7 +92,8 @@ impl Extractor {
             Wanted::Root => Err(entry.bad("the root has to be a directory")),
             Wanted::Opaque(directory) => {
                 let parent = self.parent(entry, directory)?;
-                self.make_opaque(entry, &parent.dir)?;
+                self.marks
+                    .hide_in(entry, &parent.dir, parent.real.clone())?;
                 Ok(Placed::Other)
             }
             Wanted::Whiteout { parent, name } => {
@@ -116,6 +118,7 @@ impl Extractor {
         placed: Placed,
     ) -> Result<Vec<(u64, PathBuf)>, Error> {
         match (path.wanted(), placed, entry.kind) {
+            _ if self.marks.are_instead_of(entry) => {}
             (Wanted::Root, _, _) => self.complete_root(entry)?,
             (Wanted::Entry { .. }, Placed::File { file, .. }, _) => {
                 complete_file(entry, &file).map_err(|error| failed(entry, error))?;
@@ -127,9 +130,10 @@ impl Extractor {
         Ok(std::mem::take(&mut self.remover.moved))
     }
 
-    /// Sets the times of directories. Says whether the archive had an entry for the root.
-    pub(super) fn finish(&mut self) -> Result<bool, Error> {
-        for (path, accessed, modified) in std::mem::take(&mut self.directories) {
+    /// Sets the times of directories. Says whether the archive had an entry for the root, and what is
+    /// hidden and has no mark at a file.
+    pub(super) fn finish(self) -> Result<(bool, Hidden), Error> {
+        for (path, accessed, modified) in self.directories {
             let path = Path::new(OsStr::from_bytes(&path));
             // A later entry may have put something else there.
             let Ok(dir) = self.root.dir_plain(path) else {
@@ -138,7 +142,7 @@ impl Extractor {
             let times = timestamps(accessed, modified);
             rustix::fs::futimens(&dir, &times).at("set times of", self.root_path.join(path))?;
         }
-        Ok(self.has_root)
+        Ok((self.has_root, self.marks.into_hidden()))
     }
 
     fn make(&mut self, entry: &Entry, parent: &[u8], name: &OsStr) -> Result<Placed, Error> {
@@ -147,14 +151,12 @@ impl Extractor {
             .dir
             .stat(name)
             .map_err(|error| failed(entry, error))?;
-        let mut was_whiteout = false;
-        if let Some(stat) = there {
+        if let Some(stat) = &there {
             let kind = FileType::from_raw_mode(stat.st_mode);
             if kind == FileType::Directory && entry.kind == Kind::Directory {
                 return Ok(Placed::Other);
             }
-            was_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
-            if entry.kind == Kind::HardLink && self.is_same(entry, &parent, &stat)? {
+            if entry.kind == Kind::HardLink && self.is_same(entry, &parent, stat)? {
                 return Ok(Placed::Other);
             }
             self.cached = None;
@@ -162,13 +164,16 @@ impl Extractor {
                 .remove(&parent.dir, &parent.real, name)
                 .map_err(|error| failed(entry, error))?;
         }
+        let path = join(&parent.real, name.as_bytes());
+        let was_whiteout = self.marks.forget(&path, there.as_ref());
+        if self.marks.are_instead_of(entry) {
+            self.marks.hide(entry, &parent.dir, &parent.real, name)?;
+            return Ok(Placed::Other);
+        }
         let placed = self.make_new(entry, &parent, name)?;
         if was_whiteout && entry.kind == Kind::Directory {
             // A whiteout before the directory: only what this layer has in it shows.
-            let dir = self
-                .child(&parent, name)
-                .map_err(|error| failed(entry, error))?;
-            self.make_opaque(entry, &dir)?;
+            self.hide_in(entry, path)?;
         }
         Ok(placed)
     }
@@ -251,36 +256,25 @@ impl Extractor {
     /// becomes opaque, anything else hides the lower one anyway.
     fn whiteout(&mut self, entry: &Entry, parent: &[u8], name: &OsStr) -> Result<(), Error> {
         let parent = self.parent(entry, parent)?;
-        match parent
+        let there = parent
             .dir
             .stat(name)
-            .map_err(|error| failed(entry, error))?
-        {
-            None => parent
-                .dir
-                .make_node(name, FileType::CharacterDevice, 0, makedev(0, 0))
-                .map_err(|error| failed(entry, error)),
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                let dir = self
-                    .child(&parent, name)
-                    .map_err(|error| failed(entry, error))?;
-                self.make_opaque(entry, &dir)
-            }
-            Some(_) => Ok(()),
+            .map_err(|error| failed(entry, error))?;
+        let Some(stat) = there else {
+            return self.marks.hide(entry, &parent.dir, &parent.real, name);
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Ok(());
         }
+        let path = join(&parent.real, name.as_bytes());
+        self.hide_in(entry, path)
     }
 
-    fn make_opaque(&self, entry: &Entry, dir: &Dir) -> Result<(), Error> {
-        let (key, value) = OPAQUE;
-        rustix::fs::fsetxattr(dir, key, value, XattrFlags::empty())
-            .map_err(|error| failed(entry, error.into()))
-    }
-
-    fn child(&self, parent: &Parent, name: &OsStr) -> io::Result<Dir> {
-        self.root.dir_plain(Path::new(OsStr::from_bytes(&join(
-            &parent.real,
-            name.as_bytes(),
-        ))))
+    /// Makes a directory of this layer, by its real path, opaque.
+    fn hide_in(&mut self, entry: &Entry, path: Vec<u8>) -> Result<(), Error> {
+        let dir = self.root.dir_plain(Path::new(OsStr::from_bytes(&path)));
+        let dir = dir.map_err(|error| failed(entry, error))?;
+        self.marks.hide_in(entry, &dir, path)
     }
 
     /// The directory `path`, made where it is missing.
@@ -476,7 +470,7 @@ fn timestamps(accessed: Time, modified: Time) -> Timestamps {
     }
 }
 
-fn failed(entry: &Entry, source: io::Error) -> Error {
+pub(super) fn failed(entry: &Entry, source: io::Error) -> Error {
     let path = PathBuf::from(OsStr::from_bytes(&entry.name));
     Error::Io {
         doing: "unpack",
