@@ -16,7 +16,7 @@ pub(crate) use self::vfs::{Copied, copy_whole};
 use crate::error::Context;
 use crate::paths::Paths;
 use crate::quota::Quotas;
-use crate::{Error, IdMap, LayerId, StagedLayer};
+use crate::{Error, ForceMask, IdMap, LayerId, StagedLayer};
 
 /// Permissions of the root of a layer whose archive has no entry for it, and no parent.
 pub(crate) const ROOT_MODE: u32 = 0o555;
@@ -186,6 +186,8 @@ pub(crate) struct Writable<'a> {
     pub(crate) map: Option<IdMap>,
     /// What [`Driver::copy`] made for it.
     pub(crate) copied: Option<Copied>,
+    /// Permissions of all files.
+    pub(crate) mask: Option<ForceMask>,
     /// Who counts what it takes.
     pub(crate) quotas: Option<&'a Quotas>,
 }

@@ -25,6 +25,7 @@ mod containers;
 mod digest;
 mod driver;
 mod error;
+mod force_mask;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -58,6 +59,7 @@ pub use containers::{Container, NewContainer};
 pub use digest::{Digest, Hasher};
 pub use driver::Driver;
 pub use error::Error;
+pub use force_mask::ForceMask;
 pub use id_map::{IdMap, IdRange, UserNamespace};
 pub use ids::{ContainerId, ImageId, LayerId};
 pub use images::{Image, KnownImage, NewImage};

@@ -12,7 +12,7 @@ use crate::paths::Paths;
 use crate::quota::Quotas;
 use crate::record::{ContainerRecord, ImageRecord, LayerRecord};
 use crate::table::{Rank, Table};
-use crate::{Driver, Error, QuotaLimits, open};
+use crate::{Driver, Error, ForceMask, QuotaLimits, open};
 
 /// Where the store is and how it behaves.
 #[derive(Clone, Debug)]
@@ -33,6 +33,13 @@ pub struct Options {
     pub volatile: bool,
     /// Whether the driver's directory is mounted onto itself, as peers do.
     pub mount_home: bool,
+    /// Mounts overlays in place of the kernel, as fuse-overlayfs does.
+    pub mount_program: Option<PathBuf>,
+    /// Whether owners that can't be given to layers' files are left out.
+    pub ignore_chown_errors: bool,
+    /// Permissions of all files of layers; the mount program shows others. Without one there are no
+    /// containers then.
+    pub force_mask: Option<ForceMask>,
     /// What each container's layer may take of its disk.
     pub quota: QuotaLimits,
     /// How long to wait for a lock that another process holds.
@@ -52,6 +59,9 @@ impl Options {
             mount_options: Vec::new(),
             volatile: true,
             mount_home: true,
+            mount_program: None,
+            ignore_chown_errors: false,
+            force_mask: None,
             quota: QuotaLimits::default(),
             lock_timeout: Duration::from_secs(60),
         }
@@ -102,7 +112,7 @@ impl Store {
     /// As [`Store::open`].
     pub fn open_as_it_is(options: Options) -> Result<Self, Error> {
         let paths = Paths::new(&options);
-        open::prepare(&paths)?;
+        open::prepare(&paths, options.mount_program.is_some())?;
         let quotas = Quotas::open(&paths, options.quota)?;
         let home = open::Home::mount(&paths, options.mount_home)?;
         let timeout = options.lock_timeout;
@@ -146,6 +156,12 @@ impl Store {
     #[must_use]
     pub fn driver(&self) -> Driver {
         self.0.paths.driver()
+    }
+
+    /// Whether containers' files can belong to whom a user namespace says.
+    #[must_use]
+    pub fn maps_users(&self) -> bool {
+        self.driver() == Driver::Overlay && self.0.options.mount_program.is_none()
     }
 
     /// The run root.

@@ -1,5 +1,6 @@
 //! From an uncompressed tar stream to a directory that overlay can use.
 
+mod attributes;
 mod extract;
 mod keys;
 mod marks;
@@ -11,8 +12,9 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
+use self::attributes::Rules;
+pub(crate) use self::attributes::{may_set, tolerate};
 use self::extract::{Extractor, Placed};
-pub(crate) use self::extract::{may_set, tolerate};
 use self::keys::Keys;
 pub(crate) use self::marks::Hidden;
 use self::marks::Marks;
@@ -49,8 +51,8 @@ impl Store {
     /// [`Error::Read`] with the reader's own error, [`Error::Archive`], [`Error::TooLarge`],
     /// [`Error::Io`]. Nothing stays on disk then.
     pub fn unpack(&self, tar: impl Read, limits: UnpackLimits) -> Result<StagedLayer, Error> {
-        let marks = Marks::of(self.driver());
-        unpack(Staging::new(self.paths())?, tar, limits, marks)
+        let how = self.how(Marks::of(self.driver()));
+        unpack(Staging::new(self.paths())?, tar, limits, how)
     }
 
     /// The same for what is to fill the layer of the container `id` ([`Store::fill`]): on the disk that it
@@ -66,22 +68,33 @@ impl Store {
     ) -> Result<StagedLayer, Error> {
         let staging = Staging::for_containers(self.paths())?;
         self.count_as(id, staging.path())?;
-        let staged = unpack(staging, tar, limits, Marks::AtFiles)?;
+        let staged = unpack(staging, tar, limits, self.how(Marks::AtFiles))?;
         // Who unpacks is root, whom ext4 lets have more.
         self.is_within_quota(id)?;
         Ok(staged)
     }
+
+    fn how(&self, marks: Marks) -> How {
+        let rules = Rules::of(&self.0.options);
+        How { marks, rules }
+    }
+}
+
+/// What files become of entries.
+struct How {
+    marks: Marks,
+    rules: Rules,
 }
 
 fn unpack(
     staging: Staging,
     tar: impl Read,
     limits: UnpackLimits,
-    marks: Marks,
+    how: How,
 ) -> Result<StagedLayer, Error> {
     staging.make_layer_dirs()?;
     let stream = Stream::new(Source::new(tar, limits.bytes), limits.entries);
-    Unpacking::new(staging, stream, limits, marks)?.run()
+    Unpacking::new(staging, stream, limits, how)?.run()
 }
 
 struct Unpacking<R> {
@@ -109,12 +122,12 @@ impl<R: Read> Unpacking<R> {
         staging: Staging,
         stream: Stream<R>,
         limits: UnpackLimits,
-        marks: Marks,
+        how: How,
     ) -> Result<Self, Error> {
         let path = staging.tar_split();
         let file = File::create_new(path).at("make", path)?;
         let split = Writer::new(BufWriter::with_capacity(64 << 10, file));
-        let extractor = Extractor::new(&staging.diff(), &staging.replaced(), marks)?;
+        let extractor = Extractor::new(&staging.diff(), &staging.replaced(), how)?;
         let (names, fixes, owners) = (Keys::default(), BTreeMap::new(), Owners::default());
         Ok(Self {
             staging,

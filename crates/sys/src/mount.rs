@@ -347,6 +347,8 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     match statx(CWD, path, flags, StatxFlags::empty()) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
+        // FUSE, and the program behind it has ended.
+        Err(rustix::io::Errno::NOTCONN) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }

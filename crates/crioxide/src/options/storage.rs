@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ::storage::Driver;
+use ::storage::{Driver, ForceMask};
 use anyhow::{Result, anyhow};
 use config::Settings;
 
@@ -47,7 +47,22 @@ pub(crate) fn storage(settings: &Settings) -> Result<::storage::Options> {
             return Err(settings.wrong("crio", "storage_option", text).into());
         }
     }
+    consistent(&options).map_err(|text| settings.wrong("crio", "storage_option", text))?;
     Ok(options)
+}
+
+/// Options that need each other, or don't go together.
+fn consistent(options: &::storage::Options) -> Result<(), &'static str> {
+    let program = options.mount_program.is_some();
+    if options.driver == Driver::Vfs && (program || options.force_mask.is_some()) {
+        return Err("mount_program and force_mask are for the driver overlay");
+    }
+    if options.force_mask.is_some() && !program {
+        return Err(
+            "force_mask is only supported with a mount_program: no container could be made",
+        );
+    }
+    Ok(())
 }
 
 fn absolute(settings: &Settings, key: &str) -> Result<PathBuf> {
@@ -92,14 +107,12 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
         // We always sync what a layer's record will name, and checked the kernel ourselves.
         "sync" if matches!(value, "none" | "filesystem") => {}
         "override_kernel_check" => {}
+        "ignore_chown_errors" => options.ignore_chown_errors = truth(value)?,
         // What does nothing when it is off.
-        "use_composefs" | "ignore_chown_errors" if !truth(value)? => {}
-        "mount_program" | "force_mask" | "additionallayerstore" if matches!(value, "" | "0") => {}
-        "mount_program" => {
-            return Err(anyhow!(
-                "not supported: the kernel's own overlay is used, and has no need of a program"
-            ));
-        }
+        "use_composefs" if !truth(value)? => {}
+        "additionallayerstore" if value.is_empty() => {}
+        "mount_program" => options.mount_program = program(value)?,
+        "force_mask" => options.force_mask = mask(value)?,
         "sync" => return Err(anyhow!("neither none nor filesystem")),
         "size" => options.quota.bytes = size(value)?,
         "inodes" => {
@@ -108,12 +121,35 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
                 number => number.parse().map_err(|_| anyhow!("no number"))?,
             };
         }
-        "use_composefs" | "ignore_chown_errors" | "force_mask" | "additionallayerstore" => {
+        "use_composefs" | "additionallayerstore" => {
             return Err(anyhow!("not supported"));
         }
         _ => return Err(anyhow!("unknown option")),
     }
     Ok(())
+}
+
+fn program(path: &str) -> Result<Option<PathBuf>> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let path = PathBuf::from(path);
+    if !path.is_absolute() || !path.is_file() {
+        return Err(anyhow!("no program is there"));
+    }
+    Ok(Some(path))
+}
+
+/// `shared`, `private`, or permissions in octal.
+fn mask(value: &str) -> Result<Option<ForceMask>> {
+    let mode = match value {
+        "" | "0" => return Ok(None),
+        "shared" => 0o755,
+        "private" => 0o700,
+        octal => u32::from_str_radix(octal, 8)
+            .map_err(|_| anyhow!("neither shared, private nor octal permissions"))?,
+    };
+    ForceMask::new(mode).map(Some).map_err(anyhow::Error::msg)
 }
 
 /// Bytes, as containers/storage reads them: a number, which may have a fraction, and a unit of 1024,
@@ -216,6 +252,31 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_needs_a_program_and_both_need_overlay() {
+        let mut got = options();
+        assert!(consistent(&got).is_ok());
+        apply("overlay.force_mask=shared", &mut got).unwrap();
+        assert!(consistent(&got).unwrap_err().contains("mount_program"));
+        apply("overlay.mount_program=/bin/sh", &mut got).unwrap();
+        assert!(consistent(&got).is_ok());
+        for (mask, mode) in [("private", 0o700), ("shared", 0o755), ("0750", 0o750)] {
+            apply(&format!("force_mask={mask}"), &mut got).unwrap();
+            assert_eq!(got.force_mask, Some(ForceMask::new(mode).unwrap()));
+        }
+        let driver = Driver::Vfs;
+        let error = consistent(&::storage::Options { driver, ..got }).unwrap_err();
+        assert!(error.contains("for the driver overlay"), "{error}");
+        let mut none = options();
+        apply("overlay.mount_program=", &mut none).unwrap();
+        apply("force_mask=0", &mut none).unwrap();
+        apply("vfs.ignore_chown_errors=true", &mut none).unwrap();
+        assert!(none.mount_program.is_none() && none.force_mask.is_none());
+        assert!(!none.ignore_chown_errors);
+        apply("ignore_chown_errors=true", &mut none).unwrap();
+        assert!(none.ignore_chown_errors);
+    }
+
+    #[test]
     fn sizes_are_read_as_containers_storage_reads_them() {
         for (text, bytes) in [
             ("", Some(0)),
@@ -262,14 +323,19 @@ mod tests {
     fn what_is_not_done_is_refused() {
         for (option, told) in [
             (
-                "overlay.mount_program=/usr/bin/fuse-overlayfs",
-                "not supported",
+                "overlay.mount_program=/nowhere/mounts",
+                "no program is there",
             ),
-            ("overlay.force_mask=shared", "not supported"),
+            ("overlay.mount_program=mounts", "no program is there"),
+            (
+                "overlay.force_mask=some",
+                "neither shared, private nor octal",
+            ),
+            ("overlay.force_mask=4755", "more than permissions"),
             ("overlay.use_composefs=true", "not supported"),
             ("overlay.size=much", "no size"),
             ("overlay.inodes=-1", "no number"),
-            ("ignore_chown_errors=true", "not supported"),
+            ("ignore_chown_errors=often", "neither true nor false"),
             ("overlay.new=1", "unknown option"),
             ("overlay.skip_mount_home=maybe", "neither true nor false"),
             ("imagestore=a", "absolute"),

@@ -116,6 +116,7 @@ impl Store {
             parent: parent.as_ref(),
             map: container.id_map,
             copied,
+            mask: self.0.options.force_mask,
             quotas: self.0.quotas.as_ref(),
         };
         let made = self.driver().make_writable(self.paths(), &wanted);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::{ROOT_MODE, Writable, chown, make_dir, set_mode};
 use crate::error::Context;
 use crate::paths::Paths;
-use crate::{Error, LayerId, StagedLayer, limits};
+use crate::{Error, LayerId, StagedLayer, force_mask, limits};
 
 const LINK_LENGTH: usize = 26;
 
@@ -143,7 +143,8 @@ pub(super) fn remove_link(layer: &Path) -> Result<(), Error> {
 fn root_like_parent(paths: &Paths, diff: &Path, parent: &LayerId) -> Result<(), Error> {
     let stat = root_of(paths, parent)?;
     chown(diff, (stat.uid(), stat.gid()))?;
-    set_mode(diff, stat.mode() & 0o7777)
+    set_mode(diff, stat.mode() & 0o7777)?;
+    force_mask::copy(&paths.layer(parent).join("diff"), diff).at("set attributes of", diff)
 }
 
 fn root_of(paths: &Paths, layer: &LayerId) -> Result<fs::Metadata, Error> {
@@ -162,8 +163,13 @@ pub(super) fn make_writable(paths: &Paths, wanted: &Writable<'_>) -> Result<(), 
     }
     let diff = layer.join("diff");
     make_dir(&diff, ROOT_MODE)?;
-    if let Some(parent) = parent {
-        root_like_parent(paths, &diff, parent)?;
+    match (wanted.mask, parent) {
+        (Some(mask), parent) => {
+            let from = parent.map(|parent| paths.layer(parent).join("diff"));
+            force_mask::root_like(mask, &diff, from.as_deref(), ROOT_MODE).at("set", &diff)?;
+        }
+        (None, Some(parent)) => root_like_parent(paths, &diff, parent)?,
+        (None, None) => {}
     }
     let link = Link::random();
     write_links(paths, &layer, &link, parent)?;

@@ -11,18 +11,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{FileType, Gid, Mode, Timestamps, Uid, XattrFlags};
-use sys::beneath::{Dir, Timespec, makedev};
+use rustix::fs::FileType;
+use sys::beneath::{Dir, makedev};
 
+use super::How;
+use super::attributes::{Rules, timestamps};
 use super::marks::{Hidden, Marks};
 use super::path::{EntryPath, Wanted};
 use super::remove::{Remover, join};
 use crate::error::Context;
 use crate::tar::{Entry, Kind, Time};
 use crate::{Error, limits};
-
-/// Permissions of a directory that the archive has no entry for.
-const IMPLIED_DIR_MODE: u32 = 0o755;
 
 const NO_TARGET: &str = "hard link to a file that is not in this layer";
 
@@ -32,6 +31,7 @@ pub(super) struct Extractor {
     root_path: PathBuf,
     remover: Remover,
     marks: Marks,
+    rules: Rules,
     /// The last parent: most entries are beside each other.
     cached: Option<Rc<Parent>>,
     /// Times of directories, set last: what is made in them changes them.
@@ -70,12 +70,13 @@ impl Placed {
 }
 
 impl Extractor {
-    pub(super) fn new(diff: &Path, replaced: &Path, marks: Marks) -> Result<Self, Error> {
+    pub(super) fn new(diff: &Path, replaced: &Path, how: How) -> Result<Self, Error> {
         Ok(Self {
             root: Rc::new(Dir::open(diff).at("open", diff)?),
             root_path: diff.to_owned(),
             remover: Remover::new(replaced.to_owned()).at("open", replaced)?,
-            marks,
+            marks: how.marks,
+            rules: how.rules,
             cached: None,
             directories: Vec::new(),
             directory_bytes: 0,
@@ -121,7 +122,9 @@ impl Extractor {
             _ if self.marks.are_instead_of(entry) => {}
             (Wanted::Root, _, _) => self.complete_root(entry)?,
             (Wanted::Entry { .. }, Placed::File { file, .. }, _) => {
-                complete_file(entry, &file).map_err(|error| failed(entry, error))?;
+                self.rules
+                    .file(entry, &file)
+                    .map_err(|error| failed(entry, error))?;
             }
             (Wanted::Entry { .. }, Placed::Other, Kind::HardLink) => {}
             (Wanted::Entry { .. }, Placed::Other, _) => self.complete_other(entry, path)?,
@@ -133,6 +136,10 @@ impl Extractor {
     /// Sets the times of directories. Says whether the archive had an entry for the root, and what is
     /// hidden and has no mark at a file.
     pub(super) fn finish(self) -> Result<(bool, Hidden), Error> {
+        if !self.has_root {
+            let done = self.rules.implied_root(&self.root);
+            done.at("set permissions of", &self.root_path)?;
+        }
         for (path, accessed, modified) in self.directories {
             let path = Path::new(OsStr::from_bytes(&path));
             // A later entry may have put something else there.
@@ -142,6 +149,7 @@ impl Extractor {
             let times = timestamps(accessed, modified);
             rustix::fs::futimens(&dir, &times).at("set times of", self.root_path.join(path))?;
         }
+        self.rules.finish();
         Ok((self.has_root, self.marks.into_hidden()))
     }
 
@@ -181,7 +189,8 @@ impl Extractor {
     fn make_new(&mut self, entry: &Entry, parent: &Parent, name: &OsStr) -> Result<Placed, Error> {
         let mode = entry.mode & 0o777;
         let dir = &parent.dir;
-        let made = match entry.kind {
+        let made = match self.rules.kind(entry) {
+            Kind::Regular if entry.kind != Kind::Regular => dir.create(name, 0o600).map(drop),
             Kind::Regular => {
                 let file = dir
                     .create(name, 0o600)
@@ -293,8 +302,8 @@ impl Extractor {
             let name = OsStr::from_bytes(&path[done + skip..end]);
             match self.existing(entry, &path[..end]) {
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    let made = parent.dir.make_dir(name, IMPLIED_DIR_MODE);
-                    made.and_then(|()| parent.dir.set_mode(name, IMPLIED_DIR_MODE))
+                    let made = parent.dir.make_dir(name, 0o700);
+                    made.and_then(|()| self.rules.implied(&parent.dir, name))
                         .map_err(|_| entry.bad("a parent is a symbolic link to nowhere"))?;
                     parent = self.existing(entry, &path[..end])?;
                 }
@@ -352,7 +361,9 @@ impl Extractor {
 
     fn complete_root(&mut self, entry: &Entry) -> Result<(), Error> {
         self.has_root = true;
-        set_attributes_of_fd(entry, &*self.root).map_err(|error| failed(entry, error))?;
+        self.rules
+            .open(entry, &*self.root)
+            .map_err(|error| failed(entry, error))?;
         self.remember_times(entry, Vec::new())
     }
 
@@ -363,7 +374,9 @@ impl Extractor {
         if entry.kind == Kind::Directory {
             self.remember_times(entry, join(&parent.real, name.as_bytes()))?;
         }
-        complete_by_name(entry, &parent.dir, name).map_err(|error| failed(entry, error))
+        self.rules
+            .named(entry, &parent.dir, name)
+            .map_err(|error| failed(entry, error))
     }
 
     fn remember_times(&mut self, entry: &Entry, path: Vec<u8>) -> Result<(), Error> {
@@ -384,90 +397,8 @@ impl Extractor {
 /// Bytes that a remembered directory takes beside its path, the allocation's own included.
 const REMEMBERED_BYTES: usize = 96;
 
-/// The order matters: a new owner takes set-user-ID bits and file capabilities away.
-fn complete_file(entry: &Entry, file: &File) -> io::Result<()> {
-    set_attributes_of_fd(entry, file)?;
-    let accessed = entry.accessed.unwrap_or(entry.modified);
-    Ok(rustix::fs::futimens(
-        file,
-        &timestamps(accessed, entry.modified),
-    )?)
-}
-
-fn set_attributes_of_fd(entry: &Entry, file: impl std::os::fd::AsFd) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    rustix::fs::fchown(&file, Some(uid), Some(gid))?;
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
-    for (key, value) in xattrs(entry)? {
-        let set = rustix::fs::fsetxattr(&file, key, value, XattrFlags::empty());
-        tolerate(key, set.map_err(io::Error::from))?;
-    }
-    Ok(())
-}
-
-fn complete_by_name(entry: &Entry, dir: &Dir, name: &OsStr) -> io::Result<()> {
-    dir.set_owner(name, entry.uid, entry.gid)?;
-    if entry.kind != Kind::Symlink {
-        dir.set_mode(name, entry.mode)?;
-    }
-    for (key, value) in xattrs(entry)? {
-        tolerate(key, dir.set_xattr(name, OsStr::from_bytes(key), value))?;
-    }
-    if entry.kind == Kind::Directory {
-        return Ok(());
-    }
-    let accessed = entry.accessed.unwrap_or(entry.modified);
-    dir.set_times(name, timespec(accessed), timespec(entry.modified))
-}
-
-/// Whether an archive may set this extended attribute: capabilities and users' own. `trusted.*` is how
-/// overlay itself keeps whiteouts and redirects, labels are the host's to give.
-pub(crate) fn may_set(key: &[u8]) -> bool {
-    let users = key.starts_with(b"user.") && !key.starts_with(b"user.overlay.");
-    (users || key == b"security.capability") && !key.contains(&0)
-}
-
-fn xattrs(entry: &Entry) -> io::Result<impl Iterator<Item = (&[u8], &[u8])>> {
-    if entry.xattrs.len() > limits::XATTRS {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "too many extended attributes",
-        ));
-    }
-    let allowed = entry.xattrs.iter().filter(|(key, _)| may_set(key));
-    Ok(allowed.map(|(key, value)| (key.as_slice(), value.as_slice())))
-}
-
-/// A user's attribute that the file system (or the kind of file) can't have is left out, as peers
-/// do; a capability is not.
-pub(crate) fn tolerate(key: &[u8], set: io::Result<()>) -> io::Result<()> {
-    match set {
-        Err(error)
-            if key.starts_with(b"user.")
-                && matches!(
-                    error.kind(),
-                    io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
-                ) =>
-        {
-            Ok(())
-        }
-        other => other,
-    }
-}
-
 fn dev(entry: &Entry) -> sys::beneath::Dev {
     makedev(entry.device.0, entry.device.1)
-}
-
-fn timespec((tv_sec, tv_nsec): Time) -> Timespec {
-    Timespec { tv_sec, tv_nsec }
-}
-
-fn timestamps(accessed: Time, modified: Time) -> Timestamps {
-    Timestamps {
-        last_access: timespec(accessed),
-        last_modification: timespec(modified),
-    }
 }
 
 pub(super) fn failed(entry: &Entry, source: io::Error) -> Error {

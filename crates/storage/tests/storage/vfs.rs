@@ -13,7 +13,7 @@ use crate::peers::new_container;
 use crate::round_trip::listing;
 
 /// Layers that replace, hide and remove what is below, in every way there is.
-fn layers() -> Vec<Vec<u8>> {
+pub(crate) fn layers() -> Vec<Vec<u8>> {
     let mut device = header(b'3', "dev/null");
     device.device = (1, 3);
     let lower = Archive::default()
@@ -186,7 +186,7 @@ fn files_are_removed_where_no_marks_can_be_made() {
 }
 
 /// Kinds and contents of all files, without times, which directories get from their making.
-fn shape(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn shape(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut shape = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(dir) = waiting.pop() {
@@ -199,8 +199,10 @@ fn shape(root: &Path) -> BTreeMap<PathBuf, String> {
             let what = if path.is_dir() {
                 waiting.push(path.clone());
                 String::new()
-            } else {
+            } else if path.is_file() {
                 fs::read_to_string(&path).unwrap()
+            } else {
+                format!("{:?}", path.metadata().unwrap().file_type())
             };
             shape.insert(path.strip_prefix(root).unwrap().to_owned(), what);
         }
