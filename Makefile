@@ -5,10 +5,11 @@
 # make critest      runs the conformance suite with the default runtime   CRITEST=…  FOCUS=…
 # make critest-all  the same with runc and with crun
 # make kubelet-smoke KUBELET=…  runs a static pod by an unmodified kubelet 1.36
+# make test-quotas  runs the tests of quotas on a user-mode kernel that has them
 # make fuzz  runs every fuzz target for a while   SECONDS=… of each (600)
 # demo and test install what they need on Debian 12 and 13, and say so first.
 
-.PHONY: all demo test test-faults test-images critest critest-all kubelet-smoke check unit integration conformance test-node setup release fuzz
+.PHONY: all demo test test-faults test-images critest critest-all kubelet-smoke check unit integration conformance test-node test-quotas setup release fuzz
 
 all: setup
 	@scripts/build >/dev/null
@@ -71,3 +72,7 @@ kubelet-smoke: setup
 # the conformance suite runs there too; scripts/test-node tells what else may be picked.
 test-node: setup
 	@scripts/test-node $(TESTS)
+
+# On Debian's user-mode kernel, which needs no virtual machine.
+test-quotas: setup
+	@scripts/test-quotas

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// tries again, since what is in the way may be a limit that somebody raises.
 pub(crate) async fn are_possible(node: &Arc<Node>) -> bool {
     let look = || async {
-        if node.host.kernel < KERNEL || node.store.driver() == storage::Driver::Vfs {
+        if node.host.kernel < KERNEL || !node.store.maps_users() {
             return Err(());
         }
         let looker = Arc::clone(node);

@@ -1,6 +1,6 @@
 //! What writable layers take, without a walk on each call.
 //!
-//! Nothing tells when something beneath a directory changes, so a layer has to be walked; how
+//! Where the file system counts by itself (project quotas) it is asked each time. Elsewhere nothing tells when something beneath a directory changes, so a layer has to be walked; how
 //! often is bounded. A layer is due when somebody asks and its figure is older than [`LEAST`] and
 //! than [`SHARE`] times what the last walk took: never more than a twentieth of one processor, and
 //! nothing at all while nobody asks. A figure carries its time.
@@ -49,14 +49,15 @@ impl Cache {
         due
     }
 
-    /// Takes a figure; `None` where the layer could not be read.
-    pub fn put(&self, id: &str, usage: Option<DiskUsage>, started: Instant) {
+    /// Takes a figure, `None` where the layer could not be read, and when its walk started; one that took
+    /// no walk is due again at once.
+    pub fn put(&self, id: &str, usage: Option<DiskUsage>, started: Option<Instant>) {
         let now = Instant::now();
         let mut entries = self.lock();
         // One that was forgotten meanwhile stays so.
         if let Some(entry) = entries.get_mut(id) {
             entry.walking = false;
-            entry.walked = Some((now, now.saturating_duration_since(started)));
+            entry.walked = started.map(|at| (now, now.saturating_duration_since(at)));
             if let Some(value) = usage {
                 let at = SystemTime::now();
                 entry.last = Some(At { at, value });
@@ -195,15 +196,26 @@ mod tests {
             bytes: 4096,
             inodes: 1,
         };
-        cache.put("l", Some(usage), now);
+        cache.put("l", Some(usage), Some(now));
         assert!(!cache.due("l", Instant::now() + LEAST / 2));
         assert!(cache.due("l", Instant::now() + LEAST * 2));
-        cache.put("l", None, now);
+        cache.put("l", None, Some(now));
         assert_eq!(cache.get("l").unwrap().value, usage, "the last one stands");
         assert_eq!(cache.sum(), usage);
         cache.retain(|_| false);
-        cache.put("l", Some(usage), now);
+        cache.put("l", Some(usage), Some(now));
         assert!(cache.get("l").is_none(), "what is gone stays gone");
+    }
+
+    #[test]
+    fn what_took_no_walk_is_asked_for_again_at_once() {
+        let cache = Cache::default();
+        let now = Instant::now();
+        for bytes in [1, 2] {
+            assert!(cache.due("l", now));
+            cache.put("l", Some(DiskUsage { bytes, inodes: 1 }), None);
+            assert_eq!(cache.sum().bytes, bytes);
+        }
     }
 
     #[test]
@@ -213,7 +225,7 @@ mod tests {
             .checked_sub(Duration::from_secs(3))
             .expect("the machine is up for longer");
         assert!(cache.due("l", started));
-        cache.put("l", Some(DiskUsage::default()), started);
+        cache.put("l", Some(DiskUsage::default()), Some(started));
         assert!(!cache.due("l", Instant::now() + Duration::from_secs(50)));
         assert!(cache.due("l", Instant::now() + Duration::from_secs(70)));
     }

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub(crate) use self::overlay::lowers;
-pub(crate) use self::vfs::copy_whole;
+pub(crate) use self::vfs::{Copied, copy_whole};
 use crate::error::Context;
 use crate::paths::Paths;
-use crate::{Error, IdMap, LayerId, StagedLayer};
+use crate::quota::Quotas;
+use crate::{Error, ForceMask, IdMap, LayerId, StagedLayer};
 
 /// Permissions of the root of a layer whose archive has no entry for it, and no parent.
 pub(crate) const ROOT_MODE: u32 = 0o555;
@@ -133,19 +134,25 @@ impl Driver {
         }
     }
 
-    /// Makes the directory of a writable layer on top of `parent`: with a map for a user namespace
-    /// where it is to have one, and an SELinux label where its own files are the ones that are seen.
-    pub(crate) fn make_writable(
+    /// What takes long of making a writable layer, so that no lock is to be held: the copy of its parent, with
+    /// the SELinux label of its files, where layers are whole trees.
+    pub(crate) fn copy(
         self,
         paths: &Paths,
-        id: &LayerId,
         parent: Option<&LayerId>,
-        map: Option<IdMap>,
         label: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Copied>, Error> {
         match self {
-            Self::Overlay => overlay::make_writable(paths, id, parent, map),
-            Self::Vfs => vfs::make_writable(paths, id, parent, label),
+            Self::Overlay => Ok(None),
+            Self::Vfs => vfs::copy(paths, parent, label).map(Some),
+        }
+    }
+
+    /// Makes the directory of a writable layer.
+    pub(crate) fn make_writable(self, paths: &Paths, layer: &Writable<'_>) -> Result<(), Error> {
+        match self {
+            Self::Overlay => overlay::make_writable(paths, layer),
+            Self::Vfs => vfs::make_writable(paths, layer),
         }
     }
 
@@ -168,6 +175,21 @@ impl Driver {
             Self::Vfs => Ok(()),
         }
     }
+}
+
+/// A writable layer that is to be made.
+pub(crate) struct Writable<'a> {
+    pub(crate) id: &'a LayerId,
+    /// The image's layer that it goes on.
+    pub(crate) parent: Option<&'a LayerId>,
+    /// Who owns its files in a user namespace.
+    pub(crate) map: Option<IdMap>,
+    /// What [`Driver::copy`] made for it.
+    pub(crate) copied: Option<Copied>,
+    /// Permissions of all files.
+    pub(crate) mask: Option<ForceMask>,
+    /// Who counts what it takes.
+    pub(crate) quotas: Option<&'a Quotas>,
 }
 
 impl FromStr for Driver {

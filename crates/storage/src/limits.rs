@@ -16,6 +16,8 @@ pub const SPARSE_SEGMENTS: usize = 1 << 16;
 pub const PATH_BYTES: usize = 4095;
 /// Bytes of all directories' paths and times of a layer, which are set last (ours: a million short ones).
 pub const DIRECTORY_PATH_BYTES: usize = 128 << 20;
+/// Bytes of the paths that a layer hides of those below, where they are remembered (ours: half a million).
+pub const HIDDEN_PATH_BYTES: usize = 64 << 20;
 /// Bytes of one component of a path in a layer (the kernel's `NAME_MAX`).
 pub const NAME_BYTES: usize = 255;
 /// Extended attributes of one file in a layer (ours).

@@ -14,7 +14,10 @@ use crate::error::Context;
 use crate::table::{self, LastWriter, Order, Rank};
 use crate::{Driver, Error, ImageId, LayerId, Store, UserNamespace, driver};
 
+mod program;
 mod whole;
+
+pub(crate) use self::program::tell_peers;
 
 /// A mounted layer.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -115,7 +118,11 @@ impl Store {
     ) -> Result<PathBuf, Error> {
         let merged = self.paths().merged(id);
         let mut points = MountPoints::lock(self)?;
-        let mounted = mount::is_mount_point(&merged).at("stat", &merged)?;
+        let mut mounted = mount::is_mount_point(&merged).at("stat", &merged)?;
+        if mounted && program::is_dead(&merged) {
+            mount::unmount_lazily(&merged).at("unmount", &merged)?;
+            mounted = false;
+        }
         if mounted && points.count(id) > 0 {
             return Ok(merged);
         }
@@ -202,7 +209,8 @@ impl Store {
             options,
             flags,
         };
-        mount_one(&overlay, users, target).at("mount image on", target)
+        self.mount_one(&overlay, users, target)
+            .at("mount image on", target)
     }
 
     /// Where the files of an image of one layer are, to be read without a mount. Nothing there may be
@@ -267,7 +275,8 @@ impl Store {
             }
             _ => {}
         }
-        mount_with_fallback(overlay, users, &merged).at("mount overlay on", &merged)?;
+        self.mount_with_fallback(overlay, users, &merged)
+            .at("mount overlay on", &merged)?;
         match users {
             // The runtime looks for it as the namespace's root.
             Some(_) => {
@@ -295,27 +304,43 @@ impl Store {
         }
         (flags, options)
     }
-}
 
-/// With the owners that a user namespace gives to the files of lower layers.
-fn mount_one(overlay: &Overlay, users: Option<&UserNamespace>, target: &Path) -> io::Result<()> {
-    match users {
-        Some(users) => mount::overlay_id_mapped(overlay, users.namespace.as_fd(), target),
-        None => mount::overlay(overlay, target),
-    }
-}
-
-/// Without `volatile` on a kernel before 5.10.
-fn mount_with_fallback(
-    mut overlay: Overlay,
-    users: Option<&UserNamespace>,
-    merged: &Path,
-) -> io::Result<()> {
-    match mount_one(&overlay, users, merged) {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-            overlay.options.retain(|(key, _)| key != "volatile");
-            mount_one(&overlay, users, merged)
+    /// With the owners that a user namespace gives to the files of lower layers.
+    fn mount_one(
+        &self,
+        overlay: &Overlay,
+        users: Option<&UserNamespace>,
+        target: &Path,
+    ) -> io::Result<()> {
+        let options = &self.0.options;
+        match (&options.mount_program, users) {
+            (Some(program), None) => {
+                program::mount(program, overlay, options.force_mask.is_some(), target)
+            }
+            (Some(_), Some(_)) => {
+                let text = "a mount program and a user namespace don't go together";
+                Err(io::Error::new(io::ErrorKind::Unsupported, text))
+            }
+            (None, Some(users)) => {
+                mount::overlay_id_mapped(overlay, users.namespace.as_fd(), target)
+            }
+            (None, None) => mount::overlay(overlay, target),
         }
-        other => other,
+    }
+
+    /// Without `volatile` on a kernel before 5.10.
+    fn mount_with_fallback(
+        &self,
+        mut overlay: Overlay,
+        users: Option<&UserNamespace>,
+        merged: &Path,
+    ) -> io::Result<()> {
+        match self.mount_one(&overlay, users, merged) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                overlay.options.retain(|(key, _)| key != "volatile");
+                self.mount_one(&overlay, users, merged)
+            }
+            other => other,
+        }
     }
 }

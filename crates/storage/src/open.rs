@@ -16,7 +16,7 @@ use crate::paths::Paths;
 use crate::record::{ContainerRecord, LayerRecord, Record};
 use crate::staging::{self, Staging};
 use crate::table::{Half, Writing};
-use crate::{Driver, Error, LayerId, Store, containers, driver};
+use crate::{Driver, Error, LayerId, Store, containers, driver, mounts, quota};
 
 /// File systems that can't hold overlay's upper layers, by `statfs(2)`'s magic number.
 const UNSUITABLE: [(u32, &str); 5] = [
@@ -27,18 +27,22 @@ const UNSUITABLE: [(u32, &str); 5] = [
     (0x0102_1997, "9p"),
 ];
 
-/// Makes the directories and looks whether overlay can work there.
-pub(crate) fn prepare(paths: &Paths) -> Result<(), Error> {
+/// Makes the directories and looks whether the kernel's overlay can work there, unless a program mounts in
+/// its place.
+pub(crate) fn prepare(paths: &Paths, by_program: bool) -> Result<(), Error> {
     driver::make_dirs(paths.root(), 0o700)?;
     driver::make_dirs(paths.run_root(), 0o700)?;
     let kind = paths.driver();
-    if kind == Driver::Overlay {
+    if kind == Driver::Overlay && !by_program {
         backing_file_system(paths.root())?;
     }
     for home in paths.own_homes() {
         kind.prepare(&home)?;
         driver::make_dirs(&staging::staging_of(&home), 0o700)?;
         directory_types(&home)?;
+    }
+    if by_program {
+        mounts::tell_peers(&paths.home()).at("write to", paths.home())?;
     }
     driver::make_dirs(&kind.home(paths.run_root()), 0o700)?;
     if paths.is_split() {
@@ -259,6 +263,9 @@ pub(crate) fn remove_incomplete(
 /// Moves everything of a layer out of the way.
 pub(crate) fn take_layer(paths: &Paths, id: &LayerId, trash: &Staging) -> Result<(), Error> {
     let layer = paths.own_layer(id);
+    if paths.driver() == Driver::Overlay {
+        quota::release(&paths.home(), &layer);
+    }
     paths.driver().forget(&layer)?;
     trash.take(&layer)?;
     trash.take(&paths.own_beside_layers(&format!("{id}.tar-split.gz")))?;

@@ -18,6 +18,7 @@ use sys::lock::{Kind, LockFile};
 use crate::driver;
 use crate::error::Context;
 use crate::paths::Paths;
+use crate::unpack::Hidden;
 use crate::{Digest, Error};
 
 const LOCK: &str = "staging.lock";
@@ -238,25 +239,11 @@ pub struct StagedLayer {
     pub(crate) owners: Owners,
     /// Whether the archive said what the root directory is like; else it is as the parent's.
     pub(crate) has_root: bool,
+    /// What it hides of the layers below, where no marks at its files say it.
+    pub(crate) hidden: Hidden,
 }
 
 impl StagedLayer {
-    pub(crate) fn new(
-        staging: Staging,
-        diff_id: Digest,
-        size: u64,
-        owners: Owners,
-        has_root: bool,
-    ) -> Self {
-        Self {
-            staging,
-            diff_id,
-            size,
-            owners,
-            has_root,
-        }
-    }
-
     /// Digest of the uncompressed archive.
     #[must_use]
     pub fn diff_id(&self) -> &Digest {

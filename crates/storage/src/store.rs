@@ -9,10 +9,11 @@ use crate::containers::{self, ContainerIndex};
 use crate::error::Context;
 use crate::images::{self, ImageIndex};
 use crate::paths::Paths;
+use crate::quota::Quotas;
 use crate::record::{ContainerRecord, ImageRecord, LayerRecord};
 use crate::reserve::Reserve;
 use crate::table::{Rank, Table};
-use crate::{Driver, Error, open};
+use crate::{Driver, Error, ForceMask, QuotaLimits, open};
 
 /// Where the store is and how it behaves.
 #[derive(Clone, Debug)]
@@ -33,6 +34,15 @@ pub struct Options {
     pub volatile: bool,
     /// Whether the driver's directory is mounted onto itself, as peers do.
     pub mount_home: bool,
+    /// Mounts overlays in place of the kernel, as fuse-overlayfs does.
+    pub mount_program: Option<PathBuf>,
+    /// Whether owners that can't be given to layers' files are left out.
+    pub ignore_chown_errors: bool,
+    /// Permissions of all files of layers; the mount program shows others. Without one there are no
+    /// containers then.
+    pub force_mask: Option<ForceMask>,
+    /// What each container's layer may take of its disk.
+    pub quota: QuotaLimits,
     /// How long to wait for a lock that another process holds.
     pub lock_timeout: Duration,
 }
@@ -50,6 +60,10 @@ impl Options {
             mount_options: Vec::new(),
             volatile: true,
             mount_home: true,
+            mount_program: None,
+            ignore_chown_errors: false,
+            force_mask: None,
+            quota: QuotaLimits::default(),
             lock_timeout: Duration::from_secs(60),
         }
     }
@@ -68,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) containers: Table<ContainerRecord, ContainerIndex>,
     pub(crate) additional: Vec<Additional>,
     pub(crate) reserve: Reserve,
+    /// Where the file system counts what containers' layers take.
+    pub(crate) quotas: Option<Quotas>,
     _home: open::Home,
 }
 
@@ -85,7 +101,7 @@ impl Store {
     /// process left unfinished and rebuilds volatile tables that a power cut tore.
     ///
     /// # Errors
-    /// [`Error::Unsuitable`] where overlay can't be used on that file system.
+    /// [`Error::Unsuitable`] where overlay, or a limit, can't be used on that file system.
     pub fn open(options: Options) -> Result<Self, Error> {
         let store = Self::open_as_it_is(options)?;
         open::repair(&store)?;
@@ -98,7 +114,8 @@ impl Store {
     /// As [`Store::open`].
     pub fn open_as_it_is(options: Options) -> Result<Self, Error> {
         let paths = Paths::new(&options);
-        open::prepare(&paths)?;
+        open::prepare(&paths, options.mount_program.is_some())?;
+        let quotas = Quotas::open(&paths, options.quota)?;
         let home = open::Home::mount(&paths, options.mount_home)?;
         let timeout = options.lock_timeout;
         let layers = Table::new(paths.layers(), Rank::Layers, timeout, |_: &[Arc<_>]| ());
@@ -124,6 +141,7 @@ impl Store {
             layers,
             images,
             containers,
+            quotas,
             _home: home,
         })))
     }
@@ -144,6 +162,12 @@ impl Store {
     #[must_use]
     pub fn driver(&self) -> Driver {
         self.0.paths.driver()
+    }
+
+    /// Whether containers' files can belong to whom a user namespace says.
+    #[must_use]
+    pub fn maps_users(&self) -> bool {
+        self.driver() == Driver::Overlay && self.0.options.mount_program.is_none()
     }
 
     /// The run root.

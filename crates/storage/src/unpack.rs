@@ -1,7 +1,9 @@
 //! From an uncompressed tar stream to a directory that overlay can use.
 
+mod attributes;
 mod extract;
 mod keys;
+mod marks;
 mod path;
 mod remove;
 
@@ -10,15 +12,18 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
+use self::attributes::Rules;
+pub(crate) use self::attributes::{may_set, tolerate};
 use self::extract::{Extractor, Placed};
-pub(crate) use self::extract::{may_set, tolerate};
 use self::keys::Keys;
+pub(crate) use self::marks::Hidden;
+use self::marks::Marks;
 pub(crate) use self::path::{EntryPath, Wanted};
 use crate::error::Context;
 use crate::staging::{Owners, Staging};
 use crate::tar::{Entry, Kind, Map, Source, Stream};
 use crate::tar_split::{self, Crc64, Fix, Writer};
-use crate::{Error, StagedLayer, Store, limits};
+use crate::{ContainerId, Error, StagedLayer, Store, limits};
 
 /// How much a layer may hold.
 #[derive(Clone, Copy, Debug)]
@@ -46,26 +51,50 @@ impl Store {
     /// [`Error::Read`] with the reader's own error, [`Error::Archive`], [`Error::TooLarge`],
     /// [`Error::Io`]. Nothing stays on disk then.
     pub fn unpack(&self, tar: impl Read, limits: UnpackLimits) -> Result<StagedLayer, Error> {
-        unpack(Staging::new(self.paths())?, tar, limits)
+        let how = self.how(Marks::of(self.driver()));
+        unpack(Staging::new(self.paths())?, tar, limits, how)
     }
 
-    /// The same for what is to fill a container's layer ([`Store::fill`]): on the disk that it is on.
+    /// The same for what is to fill the layer of the container `id` ([`Store::fill`]): on the disk that it
+    /// is on, and within its quota.
     ///
     /// # Errors
-    /// As [`Store::unpack`].
+    /// As [`Store::unpack`]; [`Error::ContainerUnknown`].
     pub fn unpack_changes(
         &self,
+        id: &ContainerId,
         tar: impl Read,
         limits: UnpackLimits,
     ) -> Result<StagedLayer, Error> {
-        unpack(Staging::for_containers(self.paths())?, tar, limits)
+        let staging = Staging::for_containers(self.paths())?;
+        self.count_as(id, staging.path())?;
+        let staged = unpack(staging, tar, limits, self.how(Marks::AtFiles))?;
+        // Who unpacks is root, whom ext4 lets have more.
+        self.is_within_quota(id)?;
+        Ok(staged)
+    }
+
+    fn how(&self, marks: Marks) -> How {
+        let rules = Rules::of(&self.0.options);
+        How { marks, rules }
     }
 }
 
-fn unpack(staging: Staging, tar: impl Read, limits: UnpackLimits) -> Result<StagedLayer, Error> {
+/// What files become of entries.
+struct How {
+    marks: Marks,
+    rules: Rules,
+}
+
+fn unpack(
+    staging: Staging,
+    tar: impl Read,
+    limits: UnpackLimits,
+    how: How,
+) -> Result<StagedLayer, Error> {
     staging.make_layer_dirs()?;
     let stream = Stream::new(Source::new(tar, limits.bytes), limits.entries);
-    Unpacking::new(staging, stream, limits)?.run()
+    Unpacking::new(staging, stream, limits, how)?.run()
 }
 
 struct Unpacking<R> {
@@ -89,11 +118,16 @@ enum Data<'a> {
 }
 
 impl<R: Read> Unpacking<R> {
-    fn new(staging: Staging, stream: Stream<R>, limits: UnpackLimits) -> Result<Self, Error> {
+    fn new(
+        staging: Staging,
+        stream: Stream<R>,
+        limits: UnpackLimits,
+        how: How,
+    ) -> Result<Self, Error> {
         let path = staging.tar_split();
         let file = File::create_new(path).at("make", path)?;
         let split = Writer::new(BufWriter::with_capacity(64 << 10, file));
-        let extractor = Extractor::new(&staging.diff(), &staging.replaced())?;
+        let extractor = Extractor::new(&staging.diff(), &staging.replaced(), how)?;
         let (names, fixes, owners) = (Keys::default(), BTreeMap::new(), Owners::default());
         Ok(Self {
             staging,
@@ -122,8 +156,7 @@ impl<R: Read> Unpacking<R> {
                 .segment(&piece)
                 .at("write", self.staging.tar_split())?;
         }
-        let has_root = self.extractor.finish()?;
-        self.finish_tar_split(has_root)
+        self.finish()
     }
 
     fn entry(&mut self, entry: &Entry) -> Result<(), Error> {
@@ -243,7 +276,8 @@ impl<R: Read> Unpacking<R> {
         Ok(())
     }
 
-    fn finish_tar_split(self, has_root: bool) -> Result<StagedLayer, Error> {
+    fn finish(self) -> Result<StagedLayer, Error> {
+        let (has_root, hidden) = self.extractor.finish()?;
         let path = self.staging.tar_split().to_owned();
         self.split
             .finish()
@@ -259,12 +293,13 @@ impl<R: Read> Unpacking<R> {
             tar_split::fix(old, &self.fixes, new).at("write", &path)?;
         }
         let (diff_id, size) = self.stream.finish();
-        Ok(StagedLayer::new(
-            self.staging,
+        Ok(StagedLayer {
+            staging: self.staging,
             diff_id,
             size,
-            self.owners,
+            owners: self.owners,
             has_root,
-        ))
+            hidden,
+        })
     }
 }

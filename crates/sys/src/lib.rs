@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod pidfd;
 pub mod pool;
 pub mod pty;
+pub mod quota;
 pub mod random;
 pub mod reap;
 pub mod remove;

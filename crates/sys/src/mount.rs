@@ -73,14 +73,16 @@ pub fn overlay(overlay: &Overlay, target: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether overlay takes its lowers one by one. Asked of the kernel once.
+/// Whether overlay takes its lowers one by one (Linux 6.7). Asked of the kernel once: before 6.5, when
+/// overlay was not made for these calls yet, it takes any word, and looks at them all in the end.
 #[must_use]
 pub fn has_lowerdir_plus() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-            .and_then(|context| fsconfig_set_string(&context, "lowerdir+", "/"))
-            .is_ok()
+        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).is_ok_and(|context| {
+            fsconfig_set_string(&context, "lowerdir+", "/").is_ok()
+                && fsconfig_set_string(&context, "no such option", "/").is_err()
+        })
     })
 }
 
@@ -345,6 +347,8 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     match statx(CWD, path, flags, StatxFlags::empty()) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
+        // FUSE, and the program behind it has ended.
+        Err(rustix::io::Errno::NOTCONN) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ::storage::Driver;
+use ::storage::{Driver, ForceMask};
 use anyhow::{Result, anyhow};
 use config::Settings;
 
@@ -47,7 +47,22 @@ pub(crate) fn storage(settings: &Settings) -> Result<::storage::Options> {
             return Err(settings.wrong("crio", "storage_option", text).into());
         }
     }
+    consistent(&options).map_err(|text| settings.wrong("crio", "storage_option", text))?;
     Ok(options)
+}
+
+/// Options that need each other, or don't go together.
+fn consistent(options: &::storage::Options) -> Result<(), &'static str> {
+    let program = options.mount_program.is_some();
+    if options.driver == Driver::Vfs && (program || options.force_mask.is_some()) {
+        return Err("mount_program and force_mask are for the driver overlay");
+    }
+    if options.force_mask.is_some() && !program {
+        return Err(
+            "force_mask is only supported with a mount_program: no container could be made",
+        );
+    }
+    Ok(())
 }
 
 fn absolute(settings: &Settings, key: &str) -> Result<PathBuf> {
@@ -92,24 +107,82 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
         // We always sync what a layer's record will name, and checked the kernel ourselves.
         "sync" if matches!(value, "none" | "filesystem") => {}
         "override_kernel_check" => {}
+        "ignore_chown_errors" => options.ignore_chown_errors = truth(value)?,
         // What does nothing when it is off.
-        "use_composefs" | "ignore_chown_errors" if !truth(value)? => {}
-        "mount_program" | "force_mask" | "additionallayerstore" | "size" | "inodes"
-            if matches!(value, "" | "0") => {}
-        "mount_program" => {
-            return Err(anyhow!(
-                "not supported: the kernel's own overlay is used, and has no need of a program"
-            ));
-        }
+        "use_composefs" if !truth(value)? => {}
+        "additionallayerstore" if value.is_empty() => {}
+        "mount_program" => options.mount_program = program(value)?,
+        "force_mask" => options.force_mask = mask(value)?,
         "sync" => return Err(anyhow!("neither none nor filesystem")),
-        "size" | "inodes" => return Err(anyhow!("quotas of containers are not supported")),
-        "use_composefs" | "ignore_chown_errors" | "force_mask" | "additionallayerstore" => {
+        "size" => options.quota.bytes = size(value)?,
+        "inodes" => {
+            options.quota.inodes = match value {
+                "" => 0,
+                number => number.parse().map_err(|_| anyhow!("no number"))?,
+            };
+        }
+        "use_composefs" | "additionallayerstore" => {
             return Err(anyhow!("not supported"));
         }
         _ => return Err(anyhow!("unknown option")),
     }
     Ok(())
 }
+
+fn program(path: &str) -> Result<Option<PathBuf>> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let path = PathBuf::from(path);
+    if !path.is_absolute() || !path.is_file() {
+        return Err(anyhow!("no program is there"));
+    }
+    Ok(Some(path))
+}
+
+/// `shared`, `private`, or permissions in octal.
+fn mask(value: &str) -> Result<Option<ForceMask>> {
+    let mode = match value {
+        "" | "0" => return Ok(None),
+        "shared" => 0o755,
+        "private" => 0o700,
+        octal => u32::from_str_radix(octal, 8)
+            .map_err(|_| anyhow!("neither shared, private nor octal permissions"))?,
+    };
+    ForceMask::new(mode).map(Some).map_err(anyhow::Error::msg)
+}
+
+/// Bytes, as containers/storage reads them: a number, which may have a fraction, and a unit of 1024,
+/// `10G`, `1.5 gb`, `512MiB`.
+fn size(text: &str) -> Result<u64> {
+    const UNITS: &str = "bkmgtp";
+    let wrong = || anyhow!("no size, as 10G is one");
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let lower = text.to_ascii_lowercase();
+    let end = lower.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = lower.split_at(end.unwrap_or(lower.len()));
+    let number: f64 = number.trim_end().parse().map_err(|_| wrong())?;
+    let mut letters = unit.chars();
+    let power = letters.next().map_or(Some(0), |unit| UNITS.find(unit));
+    let power = power.ok_or_else(wrong)?;
+    let rest = letters.as_str();
+    let known = matches!((power, rest), (_, "") | (1.., "b" | "ib"));
+    let bytes = number * 1024_f64.powi(i32::try_from(power)?);
+    if !known || !(0.0..MOST_BYTES).contains(&bytes) {
+        return Err(wrong());
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "its range was checked, and a fraction of a byte is none"
+    )]
+    Ok(bytes as u64)
+}
+
+/// Where a size ends to be one: 2^63, as for Go.
+const MOST_BYTES: f64 = 9_223_372_036_854_775_808.0;
 
 /// As Go reads it.
 fn truth(value: &str) -> Result<bool> {
@@ -179,16 +252,90 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_needs_a_program_and_both_need_overlay() {
+        let mut got = options();
+        assert!(consistent(&got).is_ok());
+        apply("overlay.force_mask=shared", &mut got).unwrap();
+        assert!(consistent(&got).unwrap_err().contains("mount_program"));
+        apply("overlay.mount_program=/bin/sh", &mut got).unwrap();
+        assert!(consistent(&got).is_ok());
+        for (mask, mode) in [("private", 0o700), ("shared", 0o755), ("0750", 0o750)] {
+            apply(&format!("force_mask={mask}"), &mut got).unwrap();
+            assert_eq!(got.force_mask, Some(ForceMask::new(mode).unwrap()));
+        }
+        let driver = Driver::Vfs;
+        let error = consistent(&::storage::Options { driver, ..got }).unwrap_err();
+        assert!(error.contains("for the driver overlay"), "{error}");
+        let mut none = options();
+        apply("overlay.mount_program=", &mut none).unwrap();
+        apply("force_mask=0", &mut none).unwrap();
+        apply("vfs.ignore_chown_errors=true", &mut none).unwrap();
+        assert!(none.mount_program.is_none() && none.force_mask.is_none());
+        assert!(!none.ignore_chown_errors);
+        apply("ignore_chown_errors=true", &mut none).unwrap();
+        assert!(none.ignore_chown_errors);
+    }
+
+    #[test]
+    fn sizes_are_read_as_containers_storage_reads_them() {
+        for (text, bytes) in [
+            ("", Some(0)),
+            ("0", Some(0)),
+            ("32", Some(32)),
+            ("32b", Some(32)),
+            ("32kb", Some(32 << 10)),
+            ("32 KiB", Some(32 << 10)),
+            ("10G", Some(10 << 30)),
+            ("1.5g", Some(3 << 29)),
+            (".3kB", Some(307)),
+            ("2Tb", Some(2 << 40)),
+            ("4PB", Some(4 << 50)),
+            ("", Some(0)),
+            ("hello", None),
+            ("-32", None),
+            ("10 G 1", None),
+            ("10bb", None),
+            ("10ex", None),
+            ("1e3", None),
+            ("inf", None),
+            ("nan", None),
+            ("32m b", None),
+            ("9000000P", None),
+        ] {
+            assert_eq!(size(text).ok(), bytes, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn quotas_are_for_every_container() {
+        let mut got = options();
+        for option in ["size=5G", "overlay.size=1G", "overlay.inodes=1000"] {
+            apply(option, &mut got).unwrap();
+        }
+        assert_eq!((got.quota.bytes, got.quota.inodes), (1 << 30, 1000));
+        for option in ["overlay.size=", "overlay.inodes=0"] {
+            apply(option, &mut got).unwrap();
+        }
+        assert!(!got.quota.is_any());
+    }
+
+    #[test]
     fn what_is_not_done_is_refused() {
         for (option, told) in [
             (
-                "overlay.mount_program=/usr/bin/fuse-overlayfs",
-                "not supported",
+                "overlay.mount_program=/nowhere/mounts",
+                "no program is there",
             ),
-            ("overlay.force_mask=shared", "not supported"),
+            ("overlay.mount_program=mounts", "no program is there"),
+            (
+                "overlay.force_mask=some",
+                "neither shared, private nor octal",
+            ),
+            ("overlay.force_mask=4755", "more than permissions"),
             ("overlay.use_composefs=true", "not supported"),
-            ("overlay.size=10G", "quotas of containers are not supported"),
-            ("ignore_chown_errors=true", "not supported"),
+            ("overlay.size=much", "no size"),
+            ("overlay.inodes=-1", "no number"),
+            ("ignore_chown_errors=often", "neither true nor false"),
             ("overlay.new=1", "unknown option"),
             ("overlay.skip_mount_home=maybe", "neither true nor false"),
             ("imagestore=a", "absolute"),

@@ -347,18 +347,19 @@ pub(crate) fn fill(
             .map_err(Error::io("write", DELETED))?;
     }
     let limits = UnpackLimits::default();
+    let id = node::record_id(id.as_str())?;
     let staged = if unpacked.changes {
         let changes = from.join(CHANGES);
         let file = File::open(&changes).map_err(Error::io("open", &changes))?;
         let staged =
-            store.unpack_changes(io::Cursor::new(marks.into_inner()).chain(file), limits)?;
+            store.unpack_changes(&id, io::Cursor::new(marks.into_inner()).chain(file), limits)?;
         std::fs::remove_file(&changes).map_err(Error::io("remove", changes))?;
         staged
     } else {
         let marks = marks.finish().map_err(Error::io("write", DELETED))?;
-        store.unpack_changes(&marks[..], limits)?
+        store.unpack_changes(&id, &marks[..], limits)?
     };
-    Ok(store.fill(&node::record_id(id.as_str())?, staged)?)
+    Ok(store.fill(&id, staged)?)
 }
 
 fn bad(place: &Place, why: &str) -> Error {

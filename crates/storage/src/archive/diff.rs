@@ -44,6 +44,12 @@ impl Store {
         to: W,
     ) -> Result<(Diff, W), Error> {
         let upper = self.upper(id)?;
+        if self.0.options.mount_program.is_some() && self.is_mounted(id)? {
+            // A program may have written less than it took.
+            let merged = self.mount(id)?;
+            let root = File::open(&merged).at("open", &merged)?;
+            sys::durable::sync_filesystem(&root).at("sync", &merged)?;
+        }
         let mut export = Export {
             root: Dir::open(&upper).at("open", &upper)?,
             upper,

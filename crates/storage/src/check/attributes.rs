@@ -19,7 +19,7 @@ use crate::error::Context;
 use crate::record::LayerRecord;
 use crate::tar::{Entry, Kind, Source, Stream};
 use crate::unpack::{EntryPath, Wanted};
-use crate::{Error, Store, limits};
+use crate::{Error, Store, force_mask, limits};
 
 /// What is first found to differ; `None` if nothing does. The archive can be made again.
 pub(super) fn compare(store: &Store, layer: &LayerRecord) -> Result<Option<String>, Error> {
@@ -31,9 +31,25 @@ pub(super) fn compare(store: &Store, layer: &LayerRecord) -> Result<Option<Strin
     let root = Dir::open(&diff).at("open", &diff)?;
     let mut found = BTreeMap::new();
     walk(&root, &mut found).at("read", &diff)?;
-    let users_kept = extended::are_users_kept(&root).at("read", &diff)?;
-    let whole = store.driver().keeps_whole_trees();
-    Ok(differs(&expected, &found, users_kept, whole))
+    let rules = Rules {
+        users_kept: extended::are_users_kept(&root).at("read", &diff)?,
+        whole: store.driver().keeps_whole_trees(),
+        owners: !store.0.options.ignore_chown_errors,
+        masked: store.0.options.force_mask.is_some(),
+    };
+    Ok(differs(&expected, &found, &rules))
+}
+
+/// What of a layer is as its archive says.
+struct Rules {
+    /// The file system has users' extended attributes.
+    users_kept: bool,
+    /// What is there has the files of the layers below, too.
+    whole: bool,
+    /// Owners are given.
+    owners: bool,
+    /// Owners, permissions and kinds may be in an attribute.
+    masked: bool,
 }
 
 /// The last word of an archive about a path.
@@ -45,6 +61,17 @@ enum Wish {
     Linked,
     /// Nothing of the layers below.
     Whiteout,
+}
+
+impl Wish {
+    /// Whether nothing may be there where a layer is a whole tree; overlay's own mark is one, too.
+    fn hides(&self) -> bool {
+        match self {
+            Self::Whiteout => true,
+            Self::Entry(entry) => entry.kind == Kind::CharacterDevice && entry.device == (0, 0),
+            Self::Linked => false,
+        }
+    }
 }
 
 type Expected = BTreeMap<Vec<u8>, Wish>;
@@ -190,8 +217,8 @@ fn walk(root: &Dir, found: &mut Found) -> io::Result<()> {
     Ok(())
 }
 
-/// `whole`: what is there has the files of the layers below, too.
-fn differs(expected: &Expected, found: &Found, users_kept: bool, whole: bool) -> Option<String> {
+fn differs(expected: &Expected, found: &Found, rules: &Rules) -> Option<String> {
+    let whole = rules.whole;
     let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
     let is_symlink = |path: &[u8]| {
         let there = found.get(path);
@@ -210,7 +237,7 @@ fn differs(expected: &Expected, found: &Found, users_kept: bool, whole: bool) ->
         if path.is_empty() {
             continue;
         }
-        if whole && matches!(wish, Wish::Whiteout) {
+        if whole && wish.hides() {
             match found.get(path) {
                 None => continue,
                 Some(_) => return Some(format!("{} is there", shown(path))),
@@ -219,11 +246,12 @@ fn differs(expected: &Expected, found: &Found, users_kept: bool, whole: bool) ->
         let Some(there) = found.get(path) else {
             return Some(format!("{} is missing", shown(path)));
         };
-        if let Some(what) = differing(wish, there) {
+        if let Some(what) = differing(wish, there, rules) {
             return Some(format!("{} has another {what}", shown(path)));
         }
         if let Wish::Entry(entry) = wish
-            && let Some(key) = extended::differing(entry, there.kind(), &there.extended, users_kept)
+            && let Some(key) =
+                extended::differing(entry, there.kind(), &there.extended, rules.users_kept)
         {
             let path = shown(path);
             return Some(format!("{path} has another extended attribute {key}"));
@@ -244,7 +272,7 @@ fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     slashes.map(|(at, _)| &path[..at])
 }
 
-fn differing(wish: &Wish, there: &There) -> Option<&'static str> {
+fn differing(wish: &Wish, there: &There, rules: &Rules) -> Option<&'static str> {
     let (kind, stat, target) = (there.kind(), &there.stat, &there.target);
     let entry = match wish {
         Wish::Whiteout => {
@@ -266,20 +294,27 @@ fn differing(wish: &Wish, there: &There) -> Option<&'static str> {
     let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
     let has_mode = kind != FileType::Symlink;
     let has_time = kind != FileType::Directory;
+    let time = i128::from(stat.st_mtime) != i128::from(entry.modified.0);
+    let stands_for = there.extended.get(force_mask::ATTRIBUTE.as_bytes());
+    if let (true, Some(value)) = (rules.masked, stands_for) {
+        let is_directory = kind == FileType::Directory;
+        let differences = [
+            (is_directory != (entry.kind == Kind::Directory), "kind"),
+            (*value != force_mask::of_entry(entry).into_bytes(), "mode"),
+            (!is_directory && time, "time"),
+        ];
+        let mut differences = differences.into_iter();
+        return differences.find_map(|(differs, what)| differs.then_some(what));
+    }
+    let owner = stat.st_uid != entry.uid || stat.st_gid != entry.gid;
     let differences = [
         (kind != wanted, "kind"),
-        (
-            stat.st_uid != entry.uid || stat.st_gid != entry.gid,
-            "owner",
-        ),
+        (rules.owners && owner, "owner"),
         (
             has_mode && stat.st_mode & 0o7777 != entry.mode & 0o7777,
             "mode",
         ),
-        (
-            has_time && i128::from(stat.st_mtime) != i128::from(entry.modified.0),
-            "time",
-        ),
+        (has_time && time, "time"),
         (kind == FileType::Symlink && *target != entry.link, "target"),
         (is_device && stat.st_rdev != device, "device number"),
     ];

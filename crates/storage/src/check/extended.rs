@@ -10,6 +10,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use sys::beneath::Dir;
 
+use crate::force_mask::ATTRIBUTE;
 use crate::tar::Entry;
 use crate::unpack::may_set;
 
@@ -19,12 +20,12 @@ const PEERS: &[u8] = b"user.containers.";
 /// Attributes, by their names.
 pub(super) type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// Those of a file that an archive can have set.
+/// Those of a file that an archive can have set, and that which stands for owner and permissions.
 pub(super) fn read(dir: &Dir, name: &OsStr) -> io::Result<Attributes> {
     let mut found = Attributes::new();
     for key in dir.xattr_keys(name)? {
         // Gone since it was listed: then it is missing.
-        if may_set(&key)
+        if (may_set(&key) || key == ATTRIBUTE.as_bytes())
             && let Some(value) = dir.xattr(name, OsStr::from_bytes(&key))?
         {
             found.insert(key, value);

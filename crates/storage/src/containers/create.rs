@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{Container, Copy, NewContainer};
+use crate::driver::Copied;
 use crate::error::Context;
 use crate::record::{self, BigData, ContainerRecord, LayerRecord};
 use crate::staging::Staging;
@@ -22,11 +23,17 @@ impl Store {
             return Ok(there);
         }
         let elsewhere = self.additional_layers()?;
-        let mut layers = self.write_layers()?;
-        let top = match &container.image {
-            Some(image) => Some(self.image(image)?.top_layer.clone()),
+        let top = self.top_of(&container)?;
+        let copied = match &top {
+            Some(parent) => self.copy(parent.as_ref(), &container.mount_label)?,
             None => None,
         };
+        let mut layers = self.write_layers()?;
+        if self.top_of(&container)? != top {
+            // Another image has its ID now.
+            let image = container.image.as_ref().map(ToString::to_string);
+            return Err(Error::ImageUnknown(image.unwrap_or_default()));
+        }
         let mut containers = self.0.containers.write()?;
         if containers.get(container.id.as_str()).is_some() {
             drop(containers);
@@ -47,7 +54,7 @@ impl Store {
             {
                 return Err(Error::LayerUnknown(parent));
             }
-            Some(parent) => Some(self.create_writable(&mut layers, parent, &container)?),
+            Some(parent) => Some(self.create_writable(&mut layers, parent, copied, &container)?),
             None => None,
         };
         let row = container_record(&container, layer.as_ref().map(|layer| layer.id.clone()));
@@ -67,10 +74,32 @@ impl Store {
         Ok(Arc::new(Container::from_record(self.paths(), &row)))
     }
 
+    /// The layer that the container's goes on; `None` inside for an image without any.
+    fn top_of(&self, container: &NewContainer) -> Result<Option<Option<LayerId>>, Error> {
+        match &container.image {
+            Some(image) => Ok(Some(self.image(image)?.top_layer.clone())),
+            None => Ok(None),
+        }
+    }
+
+    fn copy(&self, parent: Option<&LayerId>, label: &str) -> Result<Option<Copied>, Error> {
+        let copied = self.driver().copy(self.paths(), parent, label);
+        copied.map_err(|error| match (error, parent) {
+            // A peer removed it while it was copied.
+            (Error::Io { source, .. }, Some(parent))
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Error::LayerUnknown(parent.clone())
+            }
+            (error, _) => error,
+        })
+    }
+
     fn create_writable(
         &self,
         layers: &mut Writing<'_, LayerRecord, ()>,
         parent: Option<LayerId>,
+        copied: Option<Copied>,
         container: &NewContainer,
     ) -> Result<LayerRecord, Error> {
         let id = LayerId::random();
@@ -82,14 +111,15 @@ impl Store {
         };
         layers.rows.push(Arc::new(record));
         layers.save(Half::Volatile)?;
-        let driver = self.driver();
-        let made = driver.make_writable(
-            self.paths(),
-            &id,
-            parent.as_ref(),
-            container.id_map,
-            &container.mount_label,
-        );
+        let wanted = driver::Writable {
+            id: &id,
+            parent: parent.as_ref(),
+            map: container.id_map,
+            copied,
+            mask: self.0.options.force_mask,
+            quotas: self.0.quotas.as_ref(),
+        };
+        let made = self.driver().make_writable(self.paths(), &wanted);
         let made = made.and_then(|()| {
             layers
                 .get_mut(id.as_str())

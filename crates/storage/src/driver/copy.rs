@@ -1,4 +1,4 @@
-//! Trees copied whole, and differences in overlay's form applied to them.
+//! Trees copied whole, and differences applied to them.
 //!
 //! What is in a layer is a stranger's: no path is followed through a symbolic link, and directories are
 //! entered one after another, however deep they are.
@@ -15,10 +15,7 @@ use rustix::fs::{FileType, OFlags, SeekFrom, Stat, Timespec};
 use rustix::io::Errno;
 use sys::beneath::Dir;
 
-use crate::unpack::{may_set, tolerate};
-
-/// What overlay marks a directory with that hides all of the layers below.
-const OPAQUE: &str = "trusted.overlay.opaque";
+use crate::unpack::{Hidden, may_set, tolerate};
 
 /// Copies all that is in `from` into `to`, an empty directory, which gets owner, permissions, attributes
 /// and times of `from`. Hard links stay such; bytes are shared where the file system can.
@@ -58,9 +55,12 @@ pub(super) fn tree(from: &Dir, to: &Dir) -> io::Result<()> {
     times.set(to)
 }
 
-/// Applies a difference in overlay's form to a tree, taking its files away: whiteouts remove, opaque
-/// directories hide what was there. The tree's root gets what `diff`'s has if `with_root`.
-pub(super) fn apply(diff: &Dir, to: &Dir, with_root: bool) -> io::Result<()> {
+/// Applies a difference to a tree, taking its files away, once what it hides is gone. The tree's root gets
+/// what `diff`'s has if `with_root`.
+pub(super) fn apply(diff: &Dir, to: &Dir, with_root: bool, hidden: &Hidden) -> io::Result<()> {
+    for path in hidden.paths() {
+        hide(to, path)?;
+    }
     let mut times = Times::default();
     let mut waiting = vec![PathBuf::new()];
     while let Some(path) = waiting.pop() {
@@ -73,10 +73,6 @@ pub(super) fn apply(diff: &Dir, to: &Dir, with_root: bool) -> io::Result<()> {
                 continue;
             };
             let kind = FileType::from_raw_mode(stat.st_mode);
-            if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
-                remove(&target, &name)?;
-                continue;
-            }
             if kind != FileType::Directory {
                 remove(&target, &name)?;
                 source.rename_new(&name, &target, &name)?;
@@ -84,7 +80,7 @@ pub(super) fn apply(diff: &Dir, to: &Dir, with_root: bool) -> io::Result<()> {
             }
             let there = target.stat(&name)?;
             let there = there.map(|stat| FileType::from_raw_mode(stat.st_mode));
-            if there != Some(FileType::Directory) || is_opaque(&source, &name)? {
+            if there != Some(FileType::Directory) {
                 remove(&target, &name)?;
                 target.make_dir(&name, 0o700)?;
             }
@@ -211,8 +207,25 @@ fn remove(dir: &Dir, name: &OsStr) -> io::Result<()> {
     sys::remove::tree(&path)
 }
 
-fn is_opaque(dir: &Dir, name: &OsStr) -> io::Result<bool> {
-    Ok(dir.xattr(name, OsStr::new(OPAQUE))?.as_deref() == Some(b"y"))
+/// Removes what is at `path` in the tree `root`; of the root itself, all that is in it.
+fn hide(root: &Dir, path: &Path) -> io::Result<()> {
+    let Some(name) = path.file_name() else {
+        let all = root.entries()?;
+        return all.iter().try_for_each(|(name, _)| remove(root, name));
+    };
+    match root.dir_plain(path.parent().unwrap_or(Path::new(""))) {
+        Ok(dir) => remove(&dir, name),
+        // The difference has a directory there, which takes the place of what is in the way.
+        Err(error) if !is_in_the_way(&error) => Err(error),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Whether a path ends early: at nothing, at a file, at a symbolic link.
+fn is_in_the_way(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 fn accessed(stat: &Stat) -> Timespec {

@@ -9,10 +9,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{ROOT_MODE, chown, make_dir, set_mode};
+use super::{ROOT_MODE, Writable, chown, make_dir, set_mode};
 use crate::error::Context;
 use crate::paths::Paths;
-use crate::{Error, IdMap, LayerId, StagedLayer, limits};
+use crate::{Error, LayerId, StagedLayer, force_mask, limits};
 
 const LINK_LENGTH: usize = 26;
 
@@ -143,7 +143,8 @@ pub(super) fn remove_link(layer: &Path) -> Result<(), Error> {
 fn root_like_parent(paths: &Paths, diff: &Path, parent: &LayerId) -> Result<(), Error> {
     let stat = root_of(paths, parent)?;
     chown(diff, (stat.uid(), stat.gid()))?;
-    set_mode(diff, stat.mode() & 0o7777)
+    set_mode(diff, stat.mode() & 0o7777)?;
+    force_mask::copy(&paths.layer(parent).join("diff"), diff).at("set attributes of", diff)
 }
 
 fn root_of(paths: &Paths, layer: &LayerId) -> Result<fs::Metadata, Error> {
@@ -151,24 +152,28 @@ fn root_of(paths: &Paths, layer: &LayerId) -> Result<fs::Metadata, Error> {
     fs::metadata(&of).at("stat", &of)
 }
 
-/// Makes the directory of a writable layer on top of `parent`. With a map, what the layer's root
+/// Makes the directory of a writable layer on top of its parent. With a map, what the layer's root
 /// belongs to inside of the user namespace is what its parent's belongs to on disk.
-pub(super) fn make_writable(
-    paths: &Paths,
-    id: &LayerId,
-    parent: Option<&LayerId>,
-    map: Option<IdMap>,
-) -> Result<(), Error> {
+pub(super) fn make_writable(paths: &Paths, wanted: &Writable<'_>) -> Result<(), Error> {
+    let (id, parent) = (wanted.id, wanted.parent);
     let layer = paths.writable_layer(id);
     make_dir(&layer, 0o700)?;
+    if let Some(quotas) = wanted.quotas {
+        quotas.assign(&layer)?;
+    }
     let diff = layer.join("diff");
     make_dir(&diff, ROOT_MODE)?;
-    if let Some(parent) = parent {
-        root_like_parent(paths, &diff, parent)?;
+    match (wanted.mask, parent) {
+        (Some(mask), parent) => {
+            let from = parent.map(|parent| paths.layer(parent).join("diff"));
+            force_mask::root_like(mask, &diff, from.as_deref(), ROOT_MODE).at("set", &diff)?;
+        }
+        (None, Some(parent)) => root_like_parent(paths, &diff, parent)?,
+        (None, None) => {}
     }
     let link = Link::random();
     write_links(paths, &layer, &link, parent)?;
-    if let Some(map) = map {
+    if let Some(map) = wanted.map {
         let stat = parent.map(|parent| root_of(paths, parent)).transpose()?;
         let (user, group) = stat.map_or((0, 0), |stat| (stat.uid(), stat.gid()));
         chown(&diff, map.outside(user, group).unwrap_or(map.root()))?;

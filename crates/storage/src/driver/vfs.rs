@@ -1,16 +1,21 @@
 //! A layer's directory in `vfs/dir/`, as the vfs driver of containers/storage lays it out: all files of
 //! the image up to this layer. For file systems that overlay can't be used on.
 //!
-//! A layer is unpacked as overlay's difference, like any other, and then applied to a copy of the layer
-//! below: unpacking stays parallel, and only building waits for what is below.
+//! A layer is unpacked as a difference, like any other, but for overlay's marks of what it hides, which are
+//! remembered; it is then applied to a copy of the layer below: unpacking stays parallel, and only
+//! building waits for what is below.
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use sys::beneath::Dir;
 
-use super::{ROOT_MODE, copy, make_dir};
+use super::{ROOT_MODE, Writable, copy, make_dir};
 use crate::error::Context;
 use crate::paths::Paths;
+use crate::staging::Staging;
 use crate::{Error, LayerId, StagedLayer};
 
 /// Makes the tree of `parent` with what was unpacked; it is in the directory that is returned.
@@ -19,7 +24,7 @@ pub(super) fn build(
     staged: &StagedLayer,
     parent: Option<&LayerId>,
 ) -> Result<PathBuf, Error> {
-    let (tree, diff) = (staged.staging.path().join("tree"), staged.staging.diff());
+    let (tree, diff) = (tree_of(&staged.staging), staged.staging.diff());
     make_dir(&tree, ROOT_MODE)?;
     let to = Dir::open(&tree).at("open", &tree)?;
     if let Some(parent) = parent {
@@ -27,27 +32,59 @@ pub(super) fn build(
     }
     let from = Dir::open(&diff).at("open", &diff)?;
     let root = staged.has_root || parent.is_none();
-    copy::apply(&from, &to, root).at("apply a layer in", &tree)?;
+    copy::apply(&from, &to, root, &staged.hidden).at("apply a layer in", &tree)?;
     Ok(tree)
 }
 
-/// Makes the directory of a writable layer: a copy of `parent`.
-pub(super) fn make_writable(
-    paths: &Paths,
-    id: &LayerId,
-    parent: Option<&LayerId>,
-    label: &str,
-) -> Result<(), Error> {
-    let layer = paths.writable_layer(id);
-    make_dir(&layer, ROOT_MODE)?;
-    if let Some(parent) = parent {
-        let to = Dir::open(&layer).at("open", &layer)?;
-        copy_layer(paths, parent, &to, &layer)?;
+/// A copy of an image's topmost layer, in a staging directory: what will be a container's. It takes long,
+/// so that no lock is held.
+pub(super) fn copy(paths: &Paths, parent: Option<&LayerId>, label: &str) -> Result<Copied, Error> {
+    let staging = Staging::for_containers(paths)?;
+    let tree = tree_of(&staging);
+    make_dir(&tree, ROOT_MODE)?;
+    let of = parent.map(|parent| {
+        let to = Dir::open(&tree).at("open", &tree)?;
+        copy_layer(paths, parent, &to, &tree)
+    });
+    if !label.is_empty() {
+        sys::selinux::relabel(&tree, label).at("label", &tree)?;
     }
-    match label {
-        "" => Ok(()),
-        label => sys::selinux::relabel(&layer, label).at("label", layer),
-    }
+    Ok(Copied {
+        staging,
+        parent: parent.cloned(),
+        of: of.transpose()?,
+    })
+}
+
+/// A copy of a layer that no record names yet. Dropping it removes it.
+pub(crate) struct Copied {
+    staging: Staging,
+    parent: Option<LayerId>,
+    /// Device and inode of what was copied.
+    of: Option<(u64, u64)>,
+}
+
+/// Makes the directory of a writable layer of a copy; the caller's lock keeps the parent from going.
+pub(super) fn make_writable(paths: &Paths, wanted: &Writable<'_>) -> Result<(), Error> {
+    let layer = paths.writable_layer(wanted.id);
+    let copied = wanted.copied.as_ref().filter(|copied| {
+        // A peer may have taken the parent away, and made it again, while it was copied.
+        let now = copied.parent.as_ref().map(|id| identity(&paths.files(id)));
+        copied.parent.as_ref() == wanted.parent && now.and_then(Result::ok) == copied.of
+    });
+    let copied =
+        copied.ok_or_else(|| Error::LayerUnknown(wanted.parent.unwrap_or(wanted.id).clone()))?;
+    let tree = tree_of(&copied.staging);
+    sys::durable::rename_new_volatile(&tree, &layer).at("rename", tree)
+}
+
+fn tree_of(staging: &Staging) -> PathBuf {
+    staging.path().join("tree")
+}
+
+fn identity(dir: &Path) -> io::Result<(u64, u64)> {
+    let stat = fs::metadata(dir)?;
+    Ok((stat.dev(), stat.ino()))
 }
 
 /// Fills an empty directory with a copy of a tree.
@@ -59,8 +96,11 @@ pub(crate) fn copy_whole(from: &Path, to: &Path) -> Result<(), Error> {
     copy::tree(&source, &target).at("copy to", to)
 }
 
-fn copy_layer(paths: &Paths, id: &LayerId, to: &Dir, at: &Path) -> Result<(), Error> {
+/// Copies a layer's files; device and inode of their directory.
+fn copy_layer(paths: &Paths, id: &LayerId, to: &Dir, at: &Path) -> Result<(u64, u64), Error> {
     let files = paths.files(id);
+    let of = identity(&files).at("stat", &files)?;
     let from = Dir::open(&files).at("open", &files)?;
-    copy::tree(&from, to).at("copy a layer to", at)
+    copy::tree(&from, to).at("copy a layer to", at)?;
+    Ok(of)
 }

@@ -11,19 +11,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{FileType, Gid, Mode, Timestamps, Uid, XattrFlags};
-use sys::beneath::{Dir, Timespec, makedev};
+use rustix::fs::FileType;
+use sys::beneath::{Dir, makedev};
 
+use super::How;
+use super::attributes::{Rules, timestamps};
+use super::marks::{Hidden, Marks};
 use super::path::{EntryPath, Wanted};
 use super::remove::{Remover, join};
 use crate::error::Context;
 use crate::tar::{Entry, Kind, Time};
 use crate::{Error, limits};
-
-/// Permissions of a directory that the archive has no entry for.
-const IMPLIED_DIR_MODE: u32 = 0o755;
-/// `trusted.overlay.opaque` = `y`: nothing of the lower layers shows in this directory.
-const OPAQUE: (&str, &[u8]) = ("trusted.overlay.opaque", b"y");
 
 const NO_TARGET: &str = "hard link to a file that is not in this layer";
 
@@ -32,6 +30,8 @@ pub(super) struct Extractor {
     root: Rc<Dir>,
     root_path: PathBuf,
     remover: Remover,
+    marks: Marks,
+    rules: Rules,
     /// The last parent: most entries are beside each other.
     cached: Option<Rc<Parent>>,
     /// Times of directories, set last: what is made in them changes them.
@@ -70,11 +70,13 @@ impl Placed {
 }
 
 impl Extractor {
-    pub(super) fn new(diff: &Path, replaced: &Path) -> Result<Self, Error> {
+    pub(super) fn new(diff: &Path, replaced: &Path, how: How) -> Result<Self, Error> {
         Ok(Self {
             root: Rc::new(Dir::open(diff).at("open", diff)?),
             root_path: diff.to_owned(),
             remover: Remover::new(replaced.to_owned()).at("open", replaced)?,
+            marks: how.marks,
+            rules: how.rules,
             cached: None,
             directories: Vec::new(),
             directory_bytes: 0,
@@ -91,7 +93,8 @@ impl Extractor {
             Wanted::Root => Err(entry.bad("the root has to be a directory")),
             Wanted::Opaque(directory) => {
                 let parent = self.parent(entry, directory)?;
-                self.make_opaque(entry, &parent.dir)?;
+                self.marks
+                    .hide_in(entry, &parent.dir, parent.real.clone())?;
                 Ok(Placed::Other)
             }
             Wanted::Whiteout { parent, name } => {
@@ -116,9 +119,12 @@ impl Extractor {
         placed: Placed,
     ) -> Result<Vec<(u64, PathBuf)>, Error> {
         match (path.wanted(), placed, entry.kind) {
+            _ if self.marks.are_instead_of(entry) => {}
             (Wanted::Root, _, _) => self.complete_root(entry)?,
             (Wanted::Entry { .. }, Placed::File { file, .. }, _) => {
-                complete_file(entry, &file).map_err(|error| failed(entry, error))?;
+                self.rules
+                    .file(entry, &file)
+                    .map_err(|error| failed(entry, error))?;
             }
             (Wanted::Entry { .. }, Placed::Other, Kind::HardLink) => {}
             (Wanted::Entry { .. }, Placed::Other, _) => self.complete_other(entry, path)?,
@@ -127,9 +133,14 @@ impl Extractor {
         Ok(std::mem::take(&mut self.remover.moved))
     }
 
-    /// Sets the times of directories. Says whether the archive had an entry for the root.
-    pub(super) fn finish(&mut self) -> Result<bool, Error> {
-        for (path, accessed, modified) in std::mem::take(&mut self.directories) {
+    /// Sets the times of directories. Says whether the archive had an entry for the root, and what is
+    /// hidden and has no mark at a file.
+    pub(super) fn finish(self) -> Result<(bool, Hidden), Error> {
+        if !self.has_root {
+            let done = self.rules.implied_root(&self.root);
+            done.at("set permissions of", &self.root_path)?;
+        }
+        for (path, accessed, modified) in self.directories {
             let path = Path::new(OsStr::from_bytes(&path));
             // A later entry may have put something else there.
             let Ok(dir) = self.root.dir_plain(path) else {
@@ -138,7 +149,8 @@ impl Extractor {
             let times = timestamps(accessed, modified);
             rustix::fs::futimens(&dir, &times).at("set times of", self.root_path.join(path))?;
         }
-        Ok(self.has_root)
+        self.rules.finish();
+        Ok((self.has_root, self.marks.into_hidden()))
     }
 
     fn make(&mut self, entry: &Entry, parent: &[u8], name: &OsStr) -> Result<Placed, Error> {
@@ -147,14 +159,12 @@ impl Extractor {
             .dir
             .stat(name)
             .map_err(|error| failed(entry, error))?;
-        let mut was_whiteout = false;
-        if let Some(stat) = there {
+        if let Some(stat) = &there {
             let kind = FileType::from_raw_mode(stat.st_mode);
             if kind == FileType::Directory && entry.kind == Kind::Directory {
                 return Ok(Placed::Other);
             }
-            was_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
-            if entry.kind == Kind::HardLink && self.is_same(entry, &parent, &stat)? {
+            if entry.kind == Kind::HardLink && self.is_same(entry, &parent, stat)? {
                 return Ok(Placed::Other);
             }
             self.cached = None;
@@ -162,13 +172,16 @@ impl Extractor {
                 .remove(&parent.dir, &parent.real, name)
                 .map_err(|error| failed(entry, error))?;
         }
+        let path = join(&parent.real, name.as_bytes());
+        let was_whiteout = self.marks.forget(&path, there.as_ref());
+        if self.marks.are_instead_of(entry) {
+            self.marks.hide(entry, &parent.dir, &parent.real, name)?;
+            return Ok(Placed::Other);
+        }
         let placed = self.make_new(entry, &parent, name)?;
         if was_whiteout && entry.kind == Kind::Directory {
             // A whiteout before the directory: only what this layer has in it shows.
-            let dir = self
-                .child(&parent, name)
-                .map_err(|error| failed(entry, error))?;
-            self.make_opaque(entry, &dir)?;
+            self.hide_in(entry, path)?;
         }
         Ok(placed)
     }
@@ -176,7 +189,8 @@ impl Extractor {
     fn make_new(&mut self, entry: &Entry, parent: &Parent, name: &OsStr) -> Result<Placed, Error> {
         let mode = entry.mode & 0o777;
         let dir = &parent.dir;
-        let made = match entry.kind {
+        let made = match self.rules.kind(entry) {
+            Kind::Regular if entry.kind != Kind::Regular => dir.create(name, 0o600).map(drop),
             Kind::Regular => {
                 let file = dir
                     .create(name, 0o600)
@@ -251,36 +265,25 @@ impl Extractor {
     /// becomes opaque, anything else hides the lower one anyway.
     fn whiteout(&mut self, entry: &Entry, parent: &[u8], name: &OsStr) -> Result<(), Error> {
         let parent = self.parent(entry, parent)?;
-        match parent
+        let there = parent
             .dir
             .stat(name)
-            .map_err(|error| failed(entry, error))?
-        {
-            None => parent
-                .dir
-                .make_node(name, FileType::CharacterDevice, 0, makedev(0, 0))
-                .map_err(|error| failed(entry, error)),
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                let dir = self
-                    .child(&parent, name)
-                    .map_err(|error| failed(entry, error))?;
-                self.make_opaque(entry, &dir)
-            }
-            Some(_) => Ok(()),
+            .map_err(|error| failed(entry, error))?;
+        let Some(stat) = there else {
+            return self.marks.hide(entry, &parent.dir, &parent.real, name);
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Ok(());
         }
+        let path = join(&parent.real, name.as_bytes());
+        self.hide_in(entry, path)
     }
 
-    fn make_opaque(&self, entry: &Entry, dir: &Dir) -> Result<(), Error> {
-        let (key, value) = OPAQUE;
-        rustix::fs::fsetxattr(dir, key, value, XattrFlags::empty())
-            .map_err(|error| failed(entry, error.into()))
-    }
-
-    fn child(&self, parent: &Parent, name: &OsStr) -> io::Result<Dir> {
-        self.root.dir_plain(Path::new(OsStr::from_bytes(&join(
-            &parent.real,
-            name.as_bytes(),
-        ))))
+    /// Makes a directory of this layer, by its real path, opaque.
+    fn hide_in(&mut self, entry: &Entry, path: Vec<u8>) -> Result<(), Error> {
+        let dir = self.root.dir_plain(Path::new(OsStr::from_bytes(&path)));
+        let dir = dir.map_err(|error| failed(entry, error))?;
+        self.marks.hide_in(entry, &dir, path)
     }
 
     /// The directory `path`, made where it is missing.
@@ -299,8 +302,8 @@ impl Extractor {
             let name = OsStr::from_bytes(&path[done + skip..end]);
             match self.existing(entry, &path[..end]) {
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    let made = parent.dir.make_dir(name, IMPLIED_DIR_MODE);
-                    made.and_then(|()| parent.dir.set_mode(name, IMPLIED_DIR_MODE))
+                    let made = parent.dir.make_dir(name, 0o700);
+                    made.and_then(|()| self.rules.implied(&parent.dir, name))
                         .map_err(|_| entry.bad("a parent is a symbolic link to nowhere"))?;
                     parent = self.existing(entry, &path[..end])?;
                 }
@@ -358,7 +361,9 @@ impl Extractor {
 
     fn complete_root(&mut self, entry: &Entry) -> Result<(), Error> {
         self.has_root = true;
-        set_attributes_of_fd(entry, &*self.root).map_err(|error| failed(entry, error))?;
+        self.rules
+            .open(entry, &*self.root)
+            .map_err(|error| failed(entry, error))?;
         self.remember_times(entry, Vec::new())
     }
 
@@ -369,7 +374,9 @@ impl Extractor {
         if entry.kind == Kind::Directory {
             self.remember_times(entry, join(&parent.real, name.as_bytes()))?;
         }
-        complete_by_name(entry, &parent.dir, name).map_err(|error| failed(entry, error))
+        self.rules
+            .named(entry, &parent.dir, name)
+            .map_err(|error| failed(entry, error))
     }
 
     fn remember_times(&mut self, entry: &Entry, path: Vec<u8>) -> Result<(), Error> {
@@ -390,93 +397,11 @@ impl Extractor {
 /// Bytes that a remembered directory takes beside its path, the allocation's own included.
 const REMEMBERED_BYTES: usize = 96;
 
-/// The order matters: a new owner takes set-user-ID bits and file capabilities away.
-fn complete_file(entry: &Entry, file: &File) -> io::Result<()> {
-    set_attributes_of_fd(entry, file)?;
-    let accessed = entry.accessed.unwrap_or(entry.modified);
-    Ok(rustix::fs::futimens(
-        file,
-        &timestamps(accessed, entry.modified),
-    )?)
-}
-
-fn set_attributes_of_fd(entry: &Entry, file: impl std::os::fd::AsFd) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    rustix::fs::fchown(&file, Some(uid), Some(gid))?;
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
-    for (key, value) in xattrs(entry)? {
-        let set = rustix::fs::fsetxattr(&file, key, value, XattrFlags::empty());
-        tolerate(key, set.map_err(io::Error::from))?;
-    }
-    Ok(())
-}
-
-fn complete_by_name(entry: &Entry, dir: &Dir, name: &OsStr) -> io::Result<()> {
-    dir.set_owner(name, entry.uid, entry.gid)?;
-    if entry.kind != Kind::Symlink {
-        dir.set_mode(name, entry.mode)?;
-    }
-    for (key, value) in xattrs(entry)? {
-        tolerate(key, dir.set_xattr(name, OsStr::from_bytes(key), value))?;
-    }
-    if entry.kind == Kind::Directory {
-        return Ok(());
-    }
-    let accessed = entry.accessed.unwrap_or(entry.modified);
-    dir.set_times(name, timespec(accessed), timespec(entry.modified))
-}
-
-/// Whether an archive may set this extended attribute: capabilities and users' own. `trusted.*` is how
-/// overlay itself keeps whiteouts and redirects, labels are the host's to give.
-pub(crate) fn may_set(key: &[u8]) -> bool {
-    let users = key.starts_with(b"user.") && !key.starts_with(b"user.overlay.");
-    (users || key == b"security.capability") && !key.contains(&0)
-}
-
-fn xattrs(entry: &Entry) -> io::Result<impl Iterator<Item = (&[u8], &[u8])>> {
-    if entry.xattrs.len() > limits::XATTRS {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "too many extended attributes",
-        ));
-    }
-    let allowed = entry.xattrs.iter().filter(|(key, _)| may_set(key));
-    Ok(allowed.map(|(key, value)| (key.as_slice(), value.as_slice())))
-}
-
-/// A user's attribute that the file system (or the kind of file) can't have is left out, as peers
-/// do; a capability is not.
-pub(crate) fn tolerate(key: &[u8], set: io::Result<()>) -> io::Result<()> {
-    match set {
-        Err(error)
-            if key.starts_with(b"user.")
-                && matches!(
-                    error.kind(),
-                    io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
-                ) =>
-        {
-            Ok(())
-        }
-        other => other,
-    }
-}
-
 fn dev(entry: &Entry) -> sys::beneath::Dev {
     makedev(entry.device.0, entry.device.1)
 }
 
-fn timespec((tv_sec, tv_nsec): Time) -> Timespec {
-    Timespec { tv_sec, tv_nsec }
-}
-
-fn timestamps(accessed: Time, modified: Time) -> Timestamps {
-    Timestamps {
-        last_access: timespec(accessed),
-        last_modification: timespec(modified),
-    }
-}
-
-fn failed(entry: &Entry, source: io::Error) -> Error {
+pub(super) fn failed(entry: &Entry, source: io::Error) -> Error {
     let path = PathBuf::from(OsStr::from_bytes(&entry.name));
     Error::Io {
         doing: "unpack",

@@ -33,9 +33,14 @@ impl TestStore {
 
     /// One whose layers are kept in another way.
     pub(crate) fn of(driver: Driver) -> Self {
+        Self::of_in(driver, &std::env::temp_dir())
+    }
+
+    /// The same in a directory below `parent`.
+    pub(crate) fn of_in(driver: Driver, parent: &Path) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("crioxide-store-")
-            .tempdir()
+            .tempdir_in(parent)
             .unwrap();
         Self {
             store: Store::open(options_of(driver, dir.path())).unwrap(),

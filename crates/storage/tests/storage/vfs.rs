@@ -13,7 +13,7 @@ use crate::peers::new_container;
 use crate::round_trip::listing;
 
 /// Layers that replace, hide and remove what is below, in every way there is.
-fn layers() -> Vec<Vec<u8>> {
+pub(crate) fn layers() -> Vec<Vec<u8>> {
     let mut device = header(b'3', "dev/null");
     device.device = (1, 3);
     let lower = Archive::default()
@@ -126,6 +126,149 @@ fn a_tree_shows_what_overlay_shows() {
     let dir = vfs.path().join("root/vfs/dir");
     assert_eq!(fs::read_dir(dir).unwrap().count(), layers().len());
     assert!(!vfs.path().join("root/overlay").try_exists().unwrap());
+}
+
+/// An overlay, which takes no whiteouts by `mknod(2)`.
+struct Over(tempfile::TempDir);
+
+impl Over {
+    fn mount() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["lower", "upper", "work", "merged"] {
+            fs::create_dir(dir.path().join(part)).unwrap();
+        }
+        let overlay = sys::mount::Overlay {
+            base: dir.path().to_owned(),
+            lowers: vec!["lower".into()],
+            upper: Some(("upper".into(), "work".into())),
+            options: Vec::new(),
+            flags: sys::mount::Flags::default(),
+        };
+        sys::mount::overlay(&overlay, &dir.path().join("merged")).unwrap();
+        Self(dir)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("merged")
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        sys::mount::unmount_lazily(&self.path()).unwrap();
+    }
+}
+
+#[test]
+fn files_are_removed_where_no_marks_can_be_made() {
+    let over = Over::mount();
+    let dir = sys::beneath::Dir::open(&over.path()).unwrap();
+    let kind = rustix::fs::FileType::CharacterDevice;
+    let mark = dir.make_node("mark".as_ref(), kind, 0, 0);
+    assert_eq!(
+        mark.unwrap_err().kind(),
+        std::io::ErrorKind::PermissionDenied
+    );
+    let (overlay, vfs) = (
+        TestStore::new(),
+        TestStore::of_in(Driver::Vfs, &over.path()),
+    );
+    let (one, other) = (image(&overlay), image(&vfs));
+    assert_eq!(mounted(&overlay, &one), mounted(&vfs, &other));
+    assert_eq!(damages(&vfs), []);
+    let container = new_container("c", Some(&other));
+    let id = vfs.store.create_container(container).unwrap().id.clone();
+    let root = vfs.store.mount(&id).unwrap();
+    assert!(!root.join("gone/a").try_exists().unwrap());
+    assert!(root.join("gone/again").try_exists().unwrap());
+    vfs.store.delete_container(&id).unwrap();
+    assert!(vfs.staging_is_empty());
+}
+
+/// Kinds and contents of all files, without times, which directories get from their making.
+pub(crate) fn shape(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut shape = BTreeMap::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            // Overlay lists a whiteout where it has nothing to hide, and nobody can open it.
+            if !path.try_exists().unwrap() {
+                continue;
+            }
+            let what = if path.is_dir() {
+                waiting.push(path.clone());
+                String::new()
+            } else if path.is_file() {
+                fs::read_to_string(&path).unwrap()
+            } else {
+                format!("{:?}", path.metadata().unwrap().file_type())
+            };
+            shape.insert(path.strip_prefix(root).unwrap().to_owned(), what);
+        }
+    }
+    shape
+}
+
+/// Layers of entries that are drawn at random, and hide, replace and undo each other.
+fn drawn(seed: u64) -> Vec<Vec<u8>> {
+    let mut state = seed;
+    let mut draw = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let names = ["a", "a/b", "a/b/c", "a/d", "e", "e/f"];
+    let layer = |number: usize| {
+        let mut archive = Archive::default();
+        for _ in 0..1 + draw(7) {
+            let name = names[draw(names.len())];
+            let (parent, last) = name.rsplit_once('/').unwrap_or(("", name));
+            let beside = |name: &str| match parent {
+                "" => name.to_owned(),
+                parent => format!("{parent}/{name}"),
+            };
+            archive = match draw(6) {
+                0 | 1 => archive.file(name, &format!("{number}")),
+                2 => archive.dir(&format!("{name}/")),
+                3 | 4 => archive.file(&beside(&format!(".wh.{last}")), ""),
+                // Of the root it is nothing to overlay.
+                5 if !parent.is_empty() => archive.file(&beside(".wh..wh..opq"), ""),
+                _ => archive,
+            };
+        }
+        archive.end()
+    };
+    (0..3).map(layer).collect()
+}
+
+#[test]
+fn what_layers_hide_is_what_overlay_hides() {
+    let (overlay, vfs) = (TestStore::new(), TestStore::of(Driver::Vfs));
+    let mut compared = 0;
+    for seed in 0..100 {
+        let tars = drawn(seed);
+        let fits = |store: &TestStore| tars.iter().all(|tar| store.unpack(tar).is_ok());
+        // With marks at files, nothing can be put beneath one.
+        if !fits(&overlay) {
+            continue;
+        }
+        compared += 1;
+        let name = format!("localhost/drawn:{seed}");
+        let shown = [&overlay, &vfs].map(|store| {
+            let id = store.image(&tars, &[&name]);
+            let target = store.path().join(format!("mounted-{seed}"));
+            fs::create_dir(&target).unwrap();
+            let view = crioxide_storage::View::default();
+            store.store.mount_image(&id, &target, view).unwrap();
+            let shape = shape(&target);
+            sys::mount::unmount_lazily(&target).unwrap();
+            shape
+        });
+        assert_eq!(shown[0], shown[1], "{seed}");
+    }
+    assert!(compared > 20, "{compared}");
 }
 
 #[test]

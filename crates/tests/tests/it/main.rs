@@ -37,6 +37,7 @@ mod peers;
 mod pods;
 mod proxies;
 mod pulls;
+mod quotas;
 mod reload;
 mod restart;
 mod retries;
