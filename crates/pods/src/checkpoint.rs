@@ -34,6 +34,8 @@ const SPEC: &str = "spec.dump";
 const CHANGES: &str = "rootfs-diff.tar";
 const DELETED: &str = "deleted.files";
 const DUMP_LOG: &str = "dump.log";
+/// Names a file of options to criu, whoever starts it.
+pub(crate) const CONFIG_VARIABLE: &str = "CRIU_CONFIG_FILE";
 const STATS: &str = "stats-dump";
 const BIND_MOUNTS: &str = "bind.mounts";
 const LOG: &str = "io.kubernetes.cri-o.LogPath";
@@ -111,6 +113,26 @@ pub(crate) fn available(node: &Node) -> Result<(), Error> {
             "checkpoint and restore need criu, which is not in PATH".to_owned(),
         )),
     }
+}
+
+/// Tells criu, by a file in `dir`, of the cgroup that is to be in place of the one in its images, and
+/// returns the variable that names the file. crun tells it too, and runc from 1.2 on. Without it
+/// criu makes the old container's cgroup again, and all processes are in it: beyond the new one's
+/// limits, and left behind. With version 1 every runtime tells it, a path for each hierarchy. Blocks.
+pub(crate) fn tell_criu_of_cgroup(dir: &Path, cgroup: &str) -> Result<Option<String>, Error> {
+    let its = sys::cgroup::Cgroup::at(cgroup).map_err(Error::io("find cgroup", cgroup))?;
+    if its.has_v1() {
+        return Ok(None);
+    }
+    // A line of the file is split at white space.
+    if cgroup.contains(|of: char| of.is_whitespace() || of.is_control()) {
+        return Err(Error::Invalid(format!(
+            "criu can't be told to restore into the cgroup {cgroup:?}: its path holds white space"
+        )));
+    }
+    let file = dir.join("criu.conf");
+    std::fs::write(&file, format!("cgroup-root {cgroup}\n")).map_err(Error::io("write", &file))?;
+    Ok(Some(format!("{CONFIG_VARIABLE}={}", file.display())))
 }
 
 /// A failed runtime only points to criu's log, which is about to be removed: its errors are added.

@@ -22,7 +22,7 @@ pub fn features(bytes: &[u8]) {
 /// criu's images of open files: without a name to look for nothing changes; with one nothing is
 /// left that would change a second time, and what is torn is refused.
 pub fn criu_images(bytes: &[u8]) {
-    use crate::checkpoint::{Confinement, connect_pipes, descriptors, mounts, process};
+    use crate::checkpoint::{Confinement, cgroups, connect_pipes, descriptors, mounts, process};
     // What nobody gave anything to is refused, or is nobody.
     let nobody = Confinement::default();
     if process(bytes, &nobody).is_ok() {
@@ -32,7 +32,7 @@ pub fn criu_images(bytes: &[u8]) {
         };
         assert!(process(bytes, &more).is_ok());
     }
-    let _whole = mounts(bytes).is_ok();
+    let _whole = (mounts(bytes).is_ok(), cgroups(bytes).is_ok());
     let none = Default::default();
     let Ok((same, pipes)) = connect_pipes(bytes, &none) else {
         // A table of open files instead, with nothing to change in it.

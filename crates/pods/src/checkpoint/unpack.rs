@@ -294,7 +294,7 @@ impl Taking<'_> {
 }
 
 /// Checks criu's images in `images` against what the request gives: no process may be more than that,
-/// and nothing be mounted that the runtime does not give.
+/// nor in another cgroup than its container's, and nothing be mounted that the runtime does not give.
 pub(crate) fn confine(images: &Path, most: &format::Confinement) -> Result<(), Error> {
     let (mut processes, mut namespaces) = (0, 0);
     for entry in std::fs::read_dir(images).map_err(Error::io("list", images))? {
@@ -305,8 +305,8 @@ pub(crate) fn confine(images: &Path, most: &format::Confinement) -> Result<(), E
             .to_string_lossy()
             .into_owned();
         let is = |prefix: &str| name.starts_with(prefix) && name.ends_with(".img");
-        let process = is("core-");
-        if !process && !is("mountpoints-") {
+        let (process, cgroups) = (is("core-"), name == "cgroup.img");
+        if !process && !cgroups && !is("mountpoints-") {
             continue;
         }
         let mut bytes = Vec::new();
@@ -316,6 +316,8 @@ pub(crate) fn confine(images: &Path, most: &format::Confinement) -> Result<(), E
         let checked = if process {
             processes += 1;
             format::process(&bytes, most)
+        } else if cgroups {
+            format::cgroups(&bytes)
         } else {
             namespaces += 1;
             format::mounts(&bytes)

@@ -295,7 +295,7 @@ async fn dump(checkpoint: &Checkpoint) -> Result<(), Error> {
         &work.to_string_lossy(),
         "--leave-running",
     ];
-    let program = checkpoint.program(&arguments, &[("CRIU_CONFIG_FILE", &criu)])?;
+    let program = checkpoint.program(&arguments, &[(checkpoint::CONFIG_VARIABLE, &criu)])?;
     let dump = move || {
         checkpoint::make_work_dir(&work)?;
         let keys = keys(&stdio, init)?;

@@ -103,8 +103,11 @@ async fn restore(
     let dirs = node.dirs(container.id.as_str()).await?;
     let dirs = dirs.ok_or_else(|| Error::Internal("no record".to_owned()))?;
     let handler = handlers::of_container(node, container)?;
-    let message = monitors::create_message(node, container, &handler, &dirs)?;
+    let mut message = monitors::create_message(node, container, &handler, &dirs)?;
     let from = checkpoint::restore_dir(&dirs.persistent);
+    let (dir, cgroup) = (from.clone(), container.made.cgroup.clone());
+    let told = move || checkpoint::tell_criu_of_cgroup(&dir, &cgroup);
+    message.env.extend(blocking(&node.pools.files, told).await?);
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
     let images = text(&checkpoint::images_dir(&from));
     monitors::announce(node, monitor, container).await;

@@ -128,6 +128,16 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
     out.extend(value);
 }
 
+/// All values of a repeated message or text.
+pub(super) fn messages<'a>(fields: &[Field<'a>], wanted: u64) -> Result<Vec<&'a [u8]>, BadImage> {
+    let all = fields.iter().filter(|field| field.number == wanted);
+    all.map(|field| match field.value {
+        Value::Bytes(value) => Ok(value),
+        Value::Number(_) | Value::Other => Err(BadImage("a message of an unknown form")),
+    })
+    .collect()
+}
+
 /// All values of a repeated number, packed or not.
 pub(super) fn numbers(fields: &[Field<'_>], wanted: u64) -> Result<Vec<u64>, BadImage> {
     let mut all = Vec::new();

@@ -30,6 +30,9 @@ fn process(creds: &[u8]) -> Vec<u8> {
 }
 
 const MOUNTS: u32 = 0x5556_3928;
+const CGROUPS: u32 = 0x5938_3330;
+/// A set of cgroups with the root of version 2, and that hierarchy.
+const IN_ROOT: &[u8] = b"\x0a\x09\x08\x02\x12\x05\x0a\x00\x12\x01/\x12\x02\x0a\x00";
 const ROOT: &[u8] = b"\x3a\x01/";
 
 /// Members of an archive that is whole, with criu's images that criu itself would refuse.
@@ -138,6 +141,14 @@ async fn nothing_of_a_hostile_archive_is_taken() -> Result<()> {
                 "checkpoint/mountpoints-12.img",
                 0o600,
                 criu(MOUNTS, &[ROOT, b"\x08\x0b\x3a\x04/mnt"]),
+            )],
+        ),
+        (
+            "the root's cgroup",
+            vec![Entry::file(
+                "checkpoint/cgroup.img",
+                0o600,
+                criu(CGROUPS, &[IN_ROOT]),
             )],
         ),
         (
