@@ -78,7 +78,7 @@ async fn a_container_writes_as_much_as_it_may_and_the_others_go_on() -> Result<(
     };
     let mut f = fixture::with(options).await?;
     ensure!(f.node.dir.starts_with(&dir));
-    let pod = f.node.run_pod_config(host_network_pod("quota")).await?;
+    let pod = f.node.run_pod_config(host_network_pod("quota", &f.node.logs())).await?;
     let mut containers = Vec::new();
     for name in ["greedy", "modest"] {
         let config = container(name, &f.image, &["sleep", "1000"]);
