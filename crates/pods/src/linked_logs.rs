@@ -123,7 +123,11 @@ pub(crate) fn link(bundle_of_pod: &Path, logs: &Path, log: &Path, id: &Container
     let Ok(log) = log.strip_prefix(logs) else {
         return;
     };
-    let link = logs.join(format!("{id}.log"));
+    let name = format!("{id}.log");
+    if log == Path::new(&name) {
+        return;
+    }
+    let link = logs.join(name);
     if let Err(error) = symlink(log, &link) {
         let (container, error) = (id.as_str(), error.to_string());
         tracing::warn!(container, error, "the container's log is not linked");

@@ -73,6 +73,8 @@ async fn a_pods_logs_are_in_its_volume_where_the_handler_allows_it() -> Result<(
     talks.log_path = "talks/0.log".into();
     let talks = f.node.run(&id, talks).await?;
     let mut ships = container("ships", &f.image, &["sleep", "1000"]);
+    // Its log has the name that its link would have.
+    ships.log_path.clear();
     ships.mounts.push(v1::Mount {
         container_path: "/logs".into(),
         host_path: volume.display().to_string(),
@@ -82,6 +84,8 @@ async fn a_pods_logs_are_in_its_volume_where_the_handler_allows_it() -> Result<(
     let log = format!("/logs/{talks}.log");
     let script = format!("until grep 'stdout F hello' {log}; do sleep 0.1; done");
     f.said(&ships, &script).await?;
+    let own = f.node.logs().join(format!("linked/{ships}.log"));
+    ensure!(fs::symlink_metadata(own)?.is_file());
     let written = f.node.exec(&ships, &["touch", "/logs/new"]).await?;
     ensure!(written.exit_code != 0, "the logs are only read");
 
