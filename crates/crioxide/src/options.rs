@@ -1,6 +1,8 @@
 //! From the configuration to each room's own options: the only place that knows both.
 
 mod devices;
+mod handlers;
+mod images;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -10,20 +12,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ArgMatches;
-use clap::parser::ValueSource;
-use config::{Handler, Settings};
+use config::Settings;
 use pods::apparmor::AppArmor;
 use pods::cgroups::Keeper;
 use pods::selinux::SeLinux;
 
+pub(crate) use self::handlers::handlers;
+pub(crate) use self::images::images;
 pub(crate) use self::storage::storage;
-use crate::home::home;
 use crate::{argument, programs};
 
 /// How long to wait for a lock of the store that podman or skopeo holds while it unpacks.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
-/// Smallest and largest `container_create_timeout`, in seconds.
-const CREATE_TIMEOUT: (i64, i64) = (30, 24 * 60 * 60);
 /// Smallest `ctr_stop_timeout`, in seconds.
 const STOP_TIMEOUT: i64 = 30;
 
@@ -297,102 +297,6 @@ fn pause_image(settings: &Settings) -> Result<Option<pods::PauseImage>> {
     )
 }
 
-/// A switch of `pull_options` in `storage.conf`.
-fn pull_option(settings: &Settings, name: &str, default: bool) -> bool {
-    match settings.pull_options().get(name) {
-        // What Go takes for true (strconv.ParseBool).
-        Some(value) => matches!(value.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True"),
-        None => default,
-    }
-}
-
-/// Options of images.
-pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image::Options> {
-    let section = "crio.image";
-    let given =
-        |key: &str| Some(settings.path(section, key)).filter(|path| !path.as_os_str().is_empty());
-    let default = image::Options::default();
-    if pull_option(settings, "convert_images", false) {
-        tracing::warn!("convert_images is without effect: layers are stored as they come");
-    }
-    let mut pinned = settings.list(section, "pinned_images").to_vec();
-    pinned.push(settings.text(section, "pause_image").to_owned());
-    let (of_runtime, stores) = ("crio.runtime", "additional_artifact_stores");
-    let additional_artifact_stores: Vec<PathBuf> = settings
-        .list(of_runtime, stores)
-        .iter()
-        .map(PathBuf::from)
-        .collect();
-    if additional_artifact_stores
-        .iter()
-        .any(|path| !path.is_absolute())
-    {
-        let wrong = settings.wrong(of_runtime, stores, "has a path that is not absolute");
-        return Err(wrong.into());
-    }
-    Ok(image::Options {
-        registries_conf: argument(matches, "registries-conf").into(),
-        registries_conf_dir: argument(matches, "registries-conf-dir").into(),
-        registries_d: argument(matches, "registries-d").into(),
-        user_registries_d: match matches.value_source("registries-d") {
-            Some(ValueSource::CommandLine) => None,
-            _ => home().map(|home| home.join(".config/containers/registries.d")),
-        },
-        policy: given("signature_policy").unwrap_or(default.policy),
-        policy_dir: given("signature_policy_dir"),
-        namespaced_auth_dir: given("namespaced_auth_dir"),
-        global_auth_file: given("global_auth_file"),
-        auth_files: auth_files(),
-        partial_pulls: pull_option(settings, "enable_partial_images", true),
-        decryption_keys: settings.path(of_runtime, "decryption_keys_path"),
-        user_agent: format!(
-            "cri-o/{} crioxide/{}",
-            crate::markers::COMPATIBLE,
-            env!("CARGO_PKG_VERSION")
-        ),
-        short_names: Some(short_names(settings)?),
-        pinned,
-        additional_artifact_stores,
-        pull_progress_timeout: match settings.duration(section, "pull_progress_timeout") {
-            Duration::ZERO => default.pull_progress_timeout,
-            set => set,
-        },
-        temporary: given("big_files_temporary_dir").unwrap_or(default.temporary),
-        ..image::Options::default()
-    })
-}
-
-/// As with CRI-O this goes before the mode in registries.conf.
-fn short_names(settings: &Settings) -> Result<image::ShortNames> {
-    let (section, key) = ("crio.image", "short_name_mode");
-    match settings.text(section, key) {
-        "" | "enforcing" => Ok(image::ShortNames::Enforcing),
-        "disabled" => Ok(image::ShortNames::Disabled),
-        other => {
-            let text = format!("{other:?} is neither enforcing nor disabled");
-            Err(settings.wrong(section, key, text).into())
-        }
-    }
-}
-
-/// Where containers-auth.json(5) looks for credentials.
-fn auth_files() -> Vec<PathBuf> {
-    let runtime =
-        std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("containers/auth.json"));
-    let home = home();
-    let of_home = home.iter().flat_map(|home| {
-        [
-            home.join(".config/containers/auth.json"),
-            home.join(".docker/config.json"),
-        ]
-    });
-    runtime
-        .into_iter()
-        .chain([PathBuf::from("/run/containers/0/auth.json")])
-        .chain(of_home)
-        .collect()
-}
-
 fn network(settings: &Settings, matches: &ArgMatches) -> network::Network {
     let section = "crio.network";
     let mut plugin_dirs: Vec<PathBuf> = settings
@@ -421,103 +325,6 @@ fn host_ports(matches: &ArgMatches) -> network::HostPorts {
         _ => None,
     };
     network::HostPorts::new(dir, backend)
-}
-
-/// The runtime handlers that can be used. Blocks.
-pub(crate) fn handlers(settings: &Settings) -> Result<runtime::Handlers> {
-    let default = default_runtime(settings);
-    let base = settings.handlers().find(|handler| handler.name == default);
-    let all = settings
-        .handlers()
-        .map(|handler| one_handler(settings, handler, base));
-    let all = all.collect::<Result<_>>()?;
-    let (handlers, unusable) = runtime::Handlers::find(all, default)?;
-    for error in unusable {
-        tracing::warn!(%error, "runtime handler left out");
-    }
-    Ok(handlers)
-}
-
-fn one_handler(
-    settings: &Settings,
-    handler: Handler<'_>,
-    default: Option<Handler<'_>>,
-) -> Result<runtime::Config> {
-    // What is inherited from the default handler, if it says so.
-    let from = match default {
-        Some(default) if handler.bool("inherit_default_runtime") => default,
-        _ => handler,
-    };
-    let timeout = match handler.integer("container_create_timeout") {
-        0 => 240,
-        seconds => seconds.clamp(CREATE_TIMEOUT.0, CREATE_TIMEOUT.1),
-    };
-    let root = match from.text("runtime_root") {
-        empty if empty.is_empty() && from.name == "crun" => "/run/crun".to_owned(),
-        root => root,
-    };
-    let minimum = handler.text("container_min_memory");
-    let minimum = if minimum.is_empty() && from.name == "crun" {
-        "500KiB".to_owned()
-    } else {
-        minimum
-    };
-    let path = from.text("runtime_path");
-    let path = if path.is_empty() && from.name != handler.name {
-        from.name.into()
-    } else {
-        PathBuf::from(path)
-    };
-    Ok(runtime::Config {
-        name: handler.name.to_owned(),
-        path,
-        kind: from.text("runtime_type"),
-        root: root.into(),
-        seccomp_profile: handler.text("seccomp_profile").into(),
-        create_timeout: Duration::from_secs(u64::try_from(timeout).unwrap_or(240)),
-        minimum_memory: size(&minimum)
-            .with_context(|| format!("container_min_memory of handler {}", handler.name))?,
-        allowed_annotations: handler.list("allowed_annotations"),
-        privileged_without_host_devices: handler.bool("privileged_without_host_devices"),
-        monitor_cgroup: handler.text("monitor_cgroup"),
-        exec_on_first_cpu: match handler.text("exec_cpu_affinity").as_str() {
-            "" => false,
-            "first" => true,
-            other => {
-                let name = handler.name;
-                return Err(anyhow!(
-                    "exec_cpu_affinity of handler {name}: {other:?} is neither \"first\" nor empty"
-                ));
-            }
-        },
-        no_pivot: settings.bool("crio.runtime", "no_pivot"),
-        systemd_cgroup: settings.text("crio.runtime", "cgroup_manager") == "systemd",
-    })
-}
-
-/// A size such as `12MiB`; 12 MiB where none is given.
-fn size(text: &str) -> Result<i64> {
-    const DEFAULT: i64 = 12 << 20;
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(DEFAULT);
-    }
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        _ => return Err(anyhow!("{text:?} is no size")),
-    };
-    number
-        .parse::<i64>()
-        .ok()
-        .and_then(|n| n.checked_mul(factor))
-        .ok_or_else(|| anyhow!("{text:?} is no size"))
 }
 
 fn capabilities(settings: &Settings) -> Result<Vec<String>> {
@@ -591,24 +398,5 @@ fn log_size(settings: &Settings) -> Result<u64> {
             .wrong(section, key, format!("{size} is smaller than {LEAST}"))
             .into()),
         size => Ok(u64::try_from(size).unwrap_or(0)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, wanted) in [
-            ("", Some(12 << 20)),
-            ("500KiB", Some(500 << 10)),
-            ("12 MiB", Some(12 << 20)),
-            ("7", Some(7)),
-            ("x", None),
-            ("1TB", None),
-        ] {
-            assert_eq!(size(text).ok(), wanted, "{text:?}");
-        }
     }
 }
