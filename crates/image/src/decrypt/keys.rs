@@ -1,4 +1,4 @@
-//! The node's private keys: PEM or DER files anywhere beneath one directory.
+//! The node's private keys: files of PEM, DER or JSON (JWK) anywhere beneath one directory.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -11,6 +11,8 @@ use rustls_pki_types::pem::PemObject as _;
 
 use crate::error::{Error, Result};
 use crate::limits;
+
+mod jwk;
 
 /// A private key.
 #[derive(Debug)]
@@ -109,8 +111,11 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 impl Key {
-    /// PEM, or DER of any of the usual forms.
+    /// A JSON Web Key, PEM, or DER of any of the usual forms.
     fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        if jwk::is_one(bytes) {
+            return jwk::parse(bytes);
+        }
         let is_pem = bytes.windows(10).any(|part| part == b"-----BEGIN");
         let encrypted = |part: &[u8]| part == b"ENCRYPTED ";
         if is_pem && bytes.windows(10).any(encrypted) || contains(bytes, b"Proc-Type: 4,ENCRYPTED")

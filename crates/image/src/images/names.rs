@@ -44,7 +44,8 @@ pub(super) fn split(name: &str) -> Option<(String, Option<Digest>)> {
     Some((reference.repository(), reference.digest().cloned()))
 }
 
-/// Whether one of the names matches one of the patterns: exactly, `glob*`, or `*keyword*`.
+/// Whether one of the names matches one of the patterns: exactly, `glob*`, or `*keyword*`; in capitals
+/// or not, as with CRI-O.
 pub(super) fn is_pinned<'a>(
     patterns: &[String],
     names: impl Iterator<Item = &'a str> + Clone,
@@ -55,6 +56,7 @@ pub(super) fn is_pinned<'a>(
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (&*pattern.to_ascii_lowercase(), &*name.to_ascii_lowercase());
     let (head, tail) = (pattern.strip_prefix('*'), pattern.strip_suffix('*'));
     match (head, tail) {
         _ if pattern.is_empty() || pattern == "*" => false,
@@ -122,6 +124,8 @@ mod tests {
             ("a.io/*", "b.io/a.io/pause:1", false),
             ("*pause*", "b.io/my-pause-image:1", true),
             ("*pause*", "b.io/other:1", false),
+            ("*Pause*", "b.io/pause:V1", true),
+            ("a.io/x:v1", "a.io/x:V1", true),
             ("", "a.io/x:1", false),
         ] {
             assert_eq!(
