@@ -7,7 +7,7 @@
 //! **An archive is hostile.** What a restored container may see and be comes from the request:
 //! mounts, devices, annotations, the user of its commands, and the name of its image
 //! (`user_specified_image`). Taken from the archive are criu's images, the changes of the root file
-//! system, as from a layer, and the time. criu's images hold credentials and mounts, and criu obeys
+//! system, as from a layer, and the time. criu's images hold credentials, cgroups and mounts, and criu obeys
 //! them: they are held against what the request gives (`runtime::checkpoint`, `confine`). That is no
 //! fence around criu, so an archive also has to be a file of ours that nobody else may write to.
 //!

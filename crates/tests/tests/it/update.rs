@@ -24,10 +24,19 @@ async fn update(
     client.update_container_resources(request).await.map(drop)
 }
 
-/// Whether the runtime knows what commands begin on (runtime-spec 1.2.1): it has the word.
+/// Whether the runtime knows what commands begin on (runtime-spec 1.2.1): runc from 1.3 on, of others
+/// those that have the word. Debian's runc 1.1 has it too, from the specification's types alone.
 fn knows_affinity(node: &Node) -> Result<bool> {
     let path = std::env::var("PATH")?;
     let program = sys::spawn::which(&node.runtime(), &path).context("the runtime")?;
+    let said = std::process::Command::new(&program)
+        .arg("--version")
+        .output()?;
+    let said = String::from_utf8(said.stdout)?;
+    if let Some(version) = said.strip_prefix("runc version ") {
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
+        return Ok((numbers.next().flatten(), numbers.next().flatten()) >= (Some(1), Some(3)));
+    }
     let bytes = std::fs::read(program)?;
     let word = b"execCPUAffinity";
     Ok(bytes.windows(word.len()).any(|found| found == word))

@@ -120,3 +120,80 @@ async fn all_processes_are_in_the_new_containers_cgroup_and_the_old_one_is_gone(
     }
     f.node.finish().await
 }
+
+/// A privileged container may make cgroups beneath its own (on version 2, where it has a namespace).
+#[tokio::test(flavor = "multi_thread")]
+async fn cgroups_that_a_container_made_are_beneath_the_new_one() -> Result<()> {
+    let f = fixture::node().await?;
+    if !available(&f.node) {
+        return refused_without_criu(f).await;
+    }
+    if Cgroup::at(&f.node.cgroup())?.has_v1() {
+        return skipped(f).await;
+    }
+    let privileged = |mut config: v1::ContainerConfig| {
+        let security = v1::LinuxContainerSecurityContext {
+            privileged: true,
+            ..Default::default()
+        };
+        config.linux.as_mut().unwrap().security_context = Some(security);
+        config
+    };
+    let archive = archives(&f.node)?.join("c.tar");
+    let script = format!(
+        "mkdir /sys/fs/cgroup/inner && echo $$ > /sys/fs/cgroup/inner/cgroup.procs; {COUNT}"
+    );
+    let mut pods = f.node.placed(testkit::requests::pod("old", &f.node.logs()));
+    pods.linux.as_mut().unwrap().security_context = Some(v1::LinuxSandboxSecurityContext {
+        privileged: true,
+        ..Default::default()
+    });
+    let pod = f.node.run_pod_config(pods.clone()).await?;
+    let config = privileged(container("c", &f.image, &["sh", "-c", &script]));
+    let old = f.node.run(&pod, config).await?;
+    counted(&f.node, "old", 3).await?;
+    checkpoint(&f.node, &old, &archive, 0)
+        .await
+        .with_context(|| f.node.log_tail())?;
+    let before = path(&f.node, &old);
+    f.node.remove_pod(&pod).await?;
+
+    pods.metadata.as_mut().unwrap().attempt = 1;
+    let pod = f.node.run_pod_config(pods).await?;
+    let config = privileged(restored(&archive, &f.image));
+    let id = f.node.create(&pod, config).await?;
+    f.node
+        .start_container(&id)
+        .await
+        .with_context(|| f.node.log_tail())?;
+    let first = counted(&f.node, "old", 0).await?;
+    counted(&f.node, "old", first + 2).await?;
+    let own = path(&f.node, &id);
+    // With cgroupfs crun puts the first process, once it is restored, where it puts that of others.
+    let beneath: &[&str] = match f.node.runtime().contains("crun") {
+        true => &["", "/inner", "/container/inner"],
+        false => &["/inner"],
+    };
+    let texts = processes(&f, &id).await?;
+    for text in &texts {
+        let found = text.trim_end().strip_prefix("0::");
+        let rest = found.and_then(|found| found.strip_prefix(own.as_str()));
+        ensure!(
+            rest.is_some_and(|rest| beneath.contains(&rest)),
+            "not in {own}: {text}"
+        );
+    }
+    ensure!(!texts.is_empty());
+    let old = Cgroup::at(&before)?;
+    ensure!(
+        !old.paths().any(std::path::Path::exists),
+        "{before} is there again"
+    );
+    f.node.finish().await
+}
+
+#[allow(clippy::print_stderr, reason = "a test that is skipped says why")]
+async fn skipped(f: Fixture) -> Result<()> {
+    eprintln!("skipped: cgroups of version 1, in which a container makes none");
+    f.node.finish().await
+}
