@@ -93,9 +93,9 @@ impl Node {
     }
 
     /// Entries of the store's directories for what is not finished; a failed pull leaves none.
-    /// The threads that it cut off may still be removing theirs: they get two seconds.
+    /// The threads that it cut off may still be removing theirs: they get twenty seconds.
     pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + Duration::from_secs(20);
         loop {
             let found = self.unfinished();
             if found.is_empty() || Instant::now() > end {
