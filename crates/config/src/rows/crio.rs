@@ -60,7 +60,7 @@ pub(crate) const ROWS: &[Row] = &[
         effect: Effect::Yes,
         flag: "storage-opt",
         env: "CONTAINER_STORAGE_OPT",
-        help: "graph driver options, e.g. overlay.mountopt=, overlay.size=, overlay.inodes=, additionalimagestore=",
+        help: "graph driver options, e.g. overlay.mountopt=, overlay.mount_program=, overlay.size=, overlay.inodes=, additionalimagestore=",
     },
     Row {
         table: TABLE,

@@ -234,3 +234,33 @@ async fn images_of(node: &Node) -> Result<Vec<String>> {
     let listed = images(node).await?;
     Ok(listed.into_iter().map(|image| image.id).collect())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::print_stdout, reason = "a skipped test says why")]
+async fn a_program_mounts_the_roots_of_containers() -> Result<()> {
+    let program = "/usr/bin/fuse-overlayfs";
+    if !fs::exists(program)? || !fs::exists("/dev/fuse")? {
+        println!("skipped: no {program}, or no /dev/fuse");
+        return Ok(());
+    }
+    let mut f = fixture::with(Options {
+        storage_conf: format!("[storage.options.overlay]\nmount_program = {program:?}\n"),
+        ..Options::default()
+    })
+    .await?;
+    let pod = f.node.run_pod("program").await?;
+    let config = container("runs", &f.image, &["sh", "-c", "echo x > /new; sleep 1000"]);
+    let runs = f.node.run(&pod, config).await?;
+    let root = f.said(&runs, "grep ' / / ' /proc/self/mountinfo").await?;
+    assert!(root.contains("fuse.fuse-overlayfs"), "{root}");
+    f.node.kill_daemon()?;
+    f.node.start_daemon().await?;
+    let script = "cat /new; rm /bin/vi; ls /bin/vi 2>&1 || echo gone";
+    let said = f.said(&runs, script).await?;
+    assert!(said.starts_with('x') && said.ends_with("gone"), "{said}");
+    let config = container("second", &f.image, &["ls", "/bin/vi"]);
+    let second = f.node.run(&pod, config).await?;
+    assert_eq!(f.node.exited(&second).await?.exit_code, 0);
+    f.node.remove_pod(&pod).await?;
+    f.node.finish().await
+}
