@@ -213,12 +213,12 @@ impl Store {
             .at("mount image on", target)
     }
 
-    /// Where the files of an image of one layer are, to be read without a mount. Nothing there may be
-    /// changed, and its links lead anywhere.
+    /// Where the files of an image of one layer are, to be read without a mount; `None` of another one.
+    /// Nothing there may be changed, and its links lead anywhere.
     ///
     /// # Errors
-    /// [`Error::ImageUnknown`]; [`Error::Invalid`]: it has more layers.
-    pub fn image_files(&self, id: &ImageId) -> Result<PathBuf, Error> {
+    /// [`Error::ImageUnknown`].
+    pub fn image_files(&self, id: &ImageId) -> Result<Option<PathBuf>, Error> {
         let paths = self.paths();
         let image = self.image(id)?;
         let top = image
@@ -226,12 +226,9 @@ impl Store {
             .as_ref()
             .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
         if !self.driver().keeps_whole_trees() && !driver::lowers(paths, top)?.is_empty() {
-            return Err(Error::Invalid {
-                what: "image of one layer",
-                value: id.to_string(),
-            });
+            return Ok(None);
         }
-        Ok(paths.files(top))
+        Ok(Some(paths.files(top)))
     }
 
     fn mount_overlay(

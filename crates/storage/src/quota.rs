@@ -19,6 +19,8 @@ use crate::error::Context;
 use crate::paths::Paths;
 use crate::{ContainerId, Driver, Error, Store};
 
+/// `statfs(2)`'s name of ext4, which lets `CAP_SYS_RESOURCE` go beyond a limit.
+const EXT4: rustix::fs::FsWord = 0xEF53;
 /// First project that containers/storage uses, and how many it leaves to each store.
 const FIRST: u64 = 10_000;
 const EACH: u64 = 10_000;
@@ -35,7 +37,11 @@ pub(crate) struct Quotas {
 
 impl Quotas {
     /// Projects of the store's own disk; `None` where it counts none, and no limit is wanted.
-    pub(crate) fn open(paths: &Paths, limits: Limits) -> Result<Option<Self>, Error> {
+    pub(crate) fn open(
+        paths: &Paths,
+        limits: Limits,
+        by_program: bool,
+    ) -> Result<Option<Self>, Error> {
         let home = paths.home();
         let unsuitable = |reason: &str| Error::Unsuitable {
             path: home.clone(),
@@ -46,6 +52,12 @@ impl Quotas {
                 true => Err(unsuitable("they are for the driver overlay")),
                 false => Ok(None),
             };
+        }
+        let system = rustix::fs::statfs(&home).at("statfs", &home)?;
+        if by_program && limits.is_any() && system.f_type == EXT4 {
+            return Err(unsuitable(
+                "ext4 has no limits for a mount_program, which writes with all rights",
+            ));
         }
         match Self::of(&home, limits) {
             Ok(quotas) => Ok(Some(quotas)),

@@ -115,7 +115,7 @@ impl Store {
     pub fn open_as_it_is(options: Options) -> Result<Self, Error> {
         let paths = Paths::new(&options);
         open::prepare(&paths, options.mount_program.is_some())?;
-        let quotas = Quotas::open(&paths, options.quota)?;
+        let quotas = Quotas::open(&paths, options.quota, options.mount_program.is_some())?;
         let home = open::Home::mount(&paths, options.mount_home)?;
         let timeout = options.lock_timeout;
         let layers = Table::new(paths.layers(), Rank::Layers, timeout, |_: &[Arc<_>]| ());

@@ -2,7 +2,7 @@
 //!
 //! Without the feature `faults` a point is nothing. With it, the environment variable
 //! `CRIOXIDE_FAULTS` holds `name=action` pairs, separated by commas, read once. Actions: `fail`
-//! (an error, once), `fail-always`, `hang` (until the process is killed) and `kill` (SIGKILL to
+//! (an error, once), `full` (the error of a full disk, once), `fail-always`, `hang` (until the process is killed) and `kill` (SIGKILL to
 //! ourselves: nothing is cleaned up). A name may end in `*`.
 
 #[cfg(not(feature = "faults"))]
@@ -31,6 +31,7 @@ mod armed {
     #[derive(Debug, Clone, Copy)]
     enum Action {
         Fail { again: bool },
+        Full,
         Hang,
         Kill,
     }
@@ -57,7 +58,10 @@ mod armed {
             Action::Fail { again } if again || !fault.spent.swap(true, Ordering::Relaxed) => {
                 Err(io::Error::other(format!("fault injected at {name}")))
             }
-            Action::Fail { .. } => Ok(()),
+            Action::Full if !fault.spent.swap(true, Ordering::Relaxed) => {
+                Err(rustix::io::Errno::NOSPC.into())
+            }
+            Action::Fail { .. } | Action::Full => Ok(()),
             Action::Kill => {
                 kill_process(getpid(), Signal::KILL)?;
                 Ok(())
@@ -80,6 +84,7 @@ mod armed {
             let action = match action {
                 "fail" => Action::Fail { again: false },
                 "fail-always" => Action::Fail { again: true },
+                "full" => Action::Full,
                 "hang" => Action::Hang,
                 "kill" => Action::Kill,
                 _ => return None,

@@ -86,13 +86,17 @@ impl Store {
     fn upper(&self, id: &ContainerId) -> Result<PathBuf, Error> {
         let upper = self.writable_dir(id)?;
         let upper = upper.ok_or_else(|| Error::NoLayer(id.clone()))?;
-        if self.driver().keeps_whole_trees() {
-            return Err(Error::Unsuitable {
-                path: upper,
-                reason: "its driver can't tell what a container has changed".to_owned(),
-            });
-        }
-        Ok(upper)
+        let reason = if self.driver().keeps_whole_trees() {
+            "its driver can't tell what a container has changed"
+        } else if self.0.options.force_mask.is_some() {
+            "with force_mask its files have others' owners and permissions"
+        } else {
+            return Ok(upper);
+        };
+        Err(Error::Unsuitable {
+            path: upper,
+            reason: reason.to_owned(),
+        })
     }
 }
 

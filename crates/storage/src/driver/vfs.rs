@@ -5,9 +5,7 @@
 //! remembered; it is then applied to a copy of the layer below: unpacking stays parallel, and only
 //! building waits for what is below.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use sys::beneath::Dir;
@@ -60,8 +58,8 @@ pub(super) fn copy(paths: &Paths, parent: Option<&LayerId>, label: &str) -> Resu
 pub(crate) struct Copied {
     staging: Staging,
     parent: Option<LayerId>,
-    /// Device and inode of what was copied.
-    of: Option<(u64, u64)>,
+    /// What was copied. It is kept open: its inode is nobody else's until then.
+    of: Option<Dir>,
 }
 
 /// Makes the directory of a writable layer of a copy; the caller's lock keeps the parent from going.
@@ -69,8 +67,13 @@ pub(super) fn make_writable(paths: &Paths, wanted: &Writable<'_>) -> Result<(), 
     let layer = paths.writable_layer(wanted.id);
     let copied = wanted.copied.as_ref().filter(|copied| {
         // A peer may have taken the parent away, and made it again, while it was copied.
-        let now = copied.parent.as_ref().map(|id| identity(&paths.files(id)));
-        copied.parent.as_ref() == wanted.parent && now.and_then(Result::ok) == copied.of
+        let is_it = |(of, id): (&Dir, &LayerId)| is_at(of, &paths.files(id)).unwrap_or(false);
+        copied.parent.as_ref() == wanted.parent
+            && copied
+                .of
+                .as_ref()
+                .zip(copied.parent.as_ref())
+                .is_none_or(is_it)
     });
     let copied =
         copied.ok_or_else(|| Error::LayerUnknown(wanted.parent.unwrap_or(wanted.id).clone()))?;
@@ -82,9 +85,10 @@ fn tree_of(staging: &Staging) -> PathBuf {
     staging.path().join("tree")
 }
 
-fn identity(dir: &Path) -> io::Result<(u64, u64)> {
-    let stat = fs::metadata(dir)?;
-    Ok((stat.dev(), stat.ino()))
+/// Whether a directory that is open is the one at a path.
+fn is_at(dir: &Dir, path: &Path) -> io::Result<bool> {
+    let (there, open) = (rustix::fs::stat(path)?, rustix::fs::fstat(dir)?);
+    Ok((there.st_dev, there.st_ino) == (open.st_dev, open.st_ino))
 }
 
 /// Fills an empty directory with a copy of a tree.
@@ -96,11 +100,10 @@ pub(crate) fn copy_whole(from: &Path, to: &Path) -> Result<(), Error> {
     copy::tree(&source, &target).at("copy to", to)
 }
 
-/// Copies a layer's files; device and inode of their directory.
-fn copy_layer(paths: &Paths, id: &LayerId, to: &Dir, at: &Path) -> Result<(u64, u64), Error> {
+/// Copies a layer's files; their directory.
+fn copy_layer(paths: &Paths, id: &LayerId, to: &Dir, at: &Path) -> Result<Dir, Error> {
     let files = paths.files(id);
-    let of = identity(&files).at("stat", &files)?;
     let from = Dir::open(&files).at("open", &files)?;
     copy::tree(&from, to).at("copy a layer to", at)?;
-    Ok(of)
+    Ok(from)
 }

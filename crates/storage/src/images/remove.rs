@@ -1,5 +1,6 @@
 //! Removing images, and the layers that nothing else uses.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -16,10 +17,21 @@ impl Store {
     /// # Errors
     /// [`Error::ImageInUse`] names a container; [`Error::ReadOnly`], [`Error::ImageUnknown`].
     pub fn remove_image(&self, id: &ImageId) -> Result<(), Error> {
-        self.taking(|| self.remove_image_once(id))
+        // What is left to be done where the disk was full after the record was gone.
+        let left = RefCell::new(None);
+        self.taking(|| match left.take() {
+            None => self.remove_image_once(id, &left),
+            Some(unused) => self
+                .remove_unreferenced(|layer| unused.contains(&layer.id))
+                .map(drop),
+        })
     }
 
-    fn remove_image_once(&self, id: &ImageId) -> Result<(), Error> {
+    fn remove_image_once(
+        &self,
+        id: &ImageId,
+        left: &RefCell<Option<Vec<LayerId>>>,
+    ) -> Result<(), Error> {
         let absent = match self.additional_record(id)? {
             Some(_) => Error::ReadOnly(id.clone()),
             None => Error::ImageUnknown(id.to_string()),
@@ -42,6 +54,7 @@ impl Store {
         let unused = unused(&layers, &images.rows, rows, &image, &elsewhere);
         // The record goes first: an image without layers would be worse than layers without one.
         images.save(Half::Stable)?;
+        left.replace(Some(unused.clone()));
         trash.take(&self.paths().own_image(id))?;
         sys::fault::point("storage.image.unrecorded").at("remove", self.paths().own_image(id))?;
         // Nobody can come to use the layers while their own lock is held, and mounts' lock comes

@@ -86,7 +86,13 @@ fn dying() {
     let driver = std::env::var("CRIOXIDE_TEST_DRIVER").unwrap();
     let options = options_of(driver.parse().unwrap(), Path::new(&dir));
     let store = Store::open(options).unwrap();
+    let full = std::env::var("CRIOXIDE_FAULTS").unwrap().ends_with("=full");
     match life(&store) {
+        Ok(()) if full => {
+            let bottom = store.layer_for(&Digest::of(&base()), None).unwrap();
+            assert_eq!(bottom, None, "it is left");
+            assert_eq!(store.check(&CheckOptions::default()).unwrap(), []);
+        }
         // A fault that is an error: nothing stays half done, and all of it works a second time.
         Err(error) => {
             assert!(format!("{error:?}").contains("fault injected"), "{error:?}");
@@ -149,6 +155,15 @@ fn killed_at_any_point_the_next_process_starts_clean() {
         assert!(store.staging_is_empty(), "{point}");
         // What died between an image and its layers leaves layers that nobody uses: a start
         // can't tell them from those of a pull that goes on in another process.
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_between_an_image_and_its_layers_keeps_neither() {
+    for driver in [Driver::Overlay, Driver::Vfs] {
+        let store = TestStore::of(driver);
+        assert!(die(&store, "storage.image.unrecorded=full").success());
+        assert!(store.staging_is_empty());
     }
 }
 
