@@ -123,10 +123,19 @@ impl Journald {
         taken
     }
 
+    /// A socket that is connected can be waited with for the other end's room; the journal may come late
+    /// and again.
     fn try_send(&self, message: &[u8]) -> bool {
+        let mut connected = false;
         loop {
-            match rustix::net::sendto(&self.socket, message, SendFlags::NOSIGNAL, &self.address) {
+            match rustix::net::send(&self.socket, message, SendFlags::NOSIGNAL) {
                 Err(Errno::INTR) => {}
+                Err(Errno::NOTCONN | Errno::DESTADDRREQ | Errno::CONNREFUSED) if !connected => {
+                    if rustix::net::connect(&self.socket, &self.address).is_err() {
+                        return false;
+                    }
+                    connected = true;
+                }
                 sent => return sent.is_ok(),
             }
         }

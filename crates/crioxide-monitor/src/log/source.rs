@@ -83,12 +83,13 @@ impl Source {
             Some(LogFile::open(&output.log, output.size_max)?)
         };
         let id = output.id.clone();
-        let copy = output.journal.map(|name| Journald::new(id, name));
+        // A container without its copy is better than none.
+        let copy = output.journal.and_then(|name| Journald::new(id, name).ok());
         let mut source = Self {
             id: output.id,
             dir: output.dir,
             log,
-            copy: copy.transpose()?,
+            copy,
             streams: Vec::new(),
             begun: false,
             draining: false,

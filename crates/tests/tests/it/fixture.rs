@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -86,4 +86,26 @@ pub(crate) fn hook_program(dir: &Path) -> Result<String> {
     fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path.display().to_string())
+}
+
+/// Directories of the machine that a test has to make, since their place is not its to choose. Those that
+/// were not there before, and are empty, go with it.
+pub(crate) struct Places(Vec<PathBuf>);
+
+impl Places {
+    pub(crate) fn make(dir: &Path) -> Result<Self> {
+        let missing = dir.ancestors().take_while(|dir| !dir.is_dir());
+        let missing = missing.map(Path::to_owned).collect();
+        std::fs::create_dir_all(dir)?;
+        Ok(Self(missing))
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            // Not empty: somebody else uses it.
+            let _used = std::fs::remove_dir(dir);
+        }
+    }
 }

@@ -10,13 +10,16 @@ use anyhow::{Context as _, Result, ensure};
 use testkit::node::Options;
 use testkit::requests::container;
 
-use crate::fixture;
+use crate::fixture::{self, Places};
 use crate::restart::monitor;
 
 /// Where a journal is there: the node's, or one of the test's own that only takes.
 enum Journal {
     OfTheNode,
-    Own(UnixDatagram),
+    Own(
+        UnixDatagram,
+        #[allow(dead_code, reason = "dropped last")] Places,
+    ),
 }
 
 const DIR: &str = "/run/systemd/journal";
@@ -24,18 +27,20 @@ const DIR: &str = "/run/systemd/journal";
 impl Journal {
     fn find() -> Result<Self> {
         let path = Path::new(DIR).join("socket");
-        if fs::symlink_metadata(&path).is_ok() {
+        if UnixDatagram::unbound()?.connect(&path).is_ok() {
             return Ok(Self::OfTheNode);
         }
-        fs::create_dir_all(DIR)?;
+        let places = Places::make(Path::new(DIR))?;
+        // Of a run that was killed.
+        let _dead = fs::remove_file(&path);
         let own = UnixDatagram::bind(path)?;
         own.set_read_timeout(Some(Duration::from_secs(20)))?;
-        Ok(Self::Own(own))
+        Ok(Self::Own(own, places))
     }
 
     /// Waits for an entry of this container with this text; what it is.
     async fn entry(&self, id: &str, text: &str) -> Result<String> {
-        if let Self::Own(socket) = self {
+        if let Self::Own(socket, _) = self {
             let mut buffer = vec![0; 65_536];
             loop {
                 let length = socket.recv(&mut buffer)?;
@@ -64,9 +69,8 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if let Self::Own(_) = self {
-            // Its directory was not there before.
-            let _gone = fs::remove_dir_all(DIR);
+        if let Self::Own(..) = self {
+            let _gone = fs::remove_file(Path::new(DIR).join("socket"));
         }
     }
 }

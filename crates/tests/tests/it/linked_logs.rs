@@ -8,43 +8,41 @@ use cri::v1;
 use testkit::node::Options;
 use testkit::requests::{container, pod};
 
-use crate::fixture;
+use crate::fixture::{self, Places};
 
 const ANNOTATION: &str = "io.kubernetes.cri-o.LinkLogs";
+
+/// The volume of the pod `uid`.
+fn volume(uid: &str) -> PathBuf {
+    let volumes = Path::new("/var/lib/kubelet/pods").join(uid);
+    volumes.join("volumes/kubernetes.io~empty-dir/logging")
+}
 
 /// A pod's directory among the kubelet's, which is removed afterwards: its place is not ours to choose.
 struct Kubelet {
     uid: String,
+    /// Dropped last.
+    _places: Places,
 }
 
 impl Kubelet {
-    const PODS: &str = "/var/lib/kubelet/pods";
-
     fn new(uid: String) -> Result<Self> {
-        let kubelet = Self { uid };
-        fs::create_dir_all(kubelet.volume())?;
-        Ok(kubelet)
-    }
-
-    fn dir(&self) -> PathBuf {
-        Path::new(Self::PODS).join(&self.uid)
+        let places = Places::make(&volume(&uid))?;
+        Ok(Self {
+            uid,
+            _places: places,
+        })
     }
 
     fn volume(&self) -> PathBuf {
-        self.dir().join("volumes/kubernetes.io~empty-dir/logging")
+        volume(&self.uid)
     }
 }
 
 impl Drop for Kubelet {
     fn drop(&mut self) {
-        // Of a test that failed; what is not removed is seen by who looks.
+        // Of a test that failed.
         let _unmounted = sys::mount::unmount_all(&self.volume());
-        let _removed = fs::remove_dir_all(self.dir());
-        let pods = Path::new(Self::PODS);
-        let parents = [Some(pods), pods.parent()];
-        for empty in parents.into_iter().flatten() {
-            let _others = fs::remove_dir(empty);
-        }
     }
 }
 
