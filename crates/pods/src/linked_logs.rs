@@ -2,14 +2,16 @@
 //! names the volume, the pod's log directory is mounted on it, to be read, and holds a link
 //! `<container>.log` for each container. Nothing of it fails a pod.
 //!
-//! The bundle directory remembers where the mount is, as a symbolic link that is made before it.
+//! The bundle directory remembers the mount, from before it is made on. What is unmounted is the log
+//! directory alone: a volume may be a mount itself.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 use sys::beneath::Dir;
 use sys::mount::{self, Flags};
 
@@ -21,10 +23,47 @@ use crate::{ContainerId, Error, selinux};
 const NAMES: [&str; 2] = ["link-logs.crio.io", "io.kubernetes.cri-o.LinkLogs"];
 /// Where the kubelet keeps pods' volumes.
 const VOLUMES: &str = "/var/lib/kubelet/pods";
-/// In a pod's bundle directory: where its log directory is mounted.
-const PLACE: &str = "linked-logs";
+/// In a pod's bundle directory: [`Linked`].
+const LINKED: &str = "linked-logs.json";
 /// Bytes of a volume's name (RFC 1123, as Kubernetes has it).
 const NAME_BYTES: usize = 63;
+
+/// The log directory's mount on a volume.
+#[derive(Debug, Serialize, Deserialize)]
+struct Linked {
+    target: PathBuf,
+    /// The log directory.
+    device: u64,
+    inode: u64,
+}
+
+impl Linked {
+    fn read(bundle: &Path) -> Result<Option<Self>, Error> {
+        let path = bundle.join(LINKED);
+        let json = match fs::read(&path) {
+            Err(none) if none.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(Error::io("read", &path))?,
+        };
+        let linked = serde_json::from_slice(&json);
+        linked
+            .map(Some)
+            .map_err(|wrong| Error::Internal(format!("{}: {wrong}", path.display())))
+    }
+
+    /// Whether the log directory is what shows at its target.
+    fn shows(&self) -> bool {
+        fs::symlink_metadata(&self.target)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
+    }
+
+    fn unmount(&self) -> Result<(), Error> {
+        let failed = || Error::io("unmount", &self.target);
+        while self.shows() && mount::is_mount_point(&self.target).map_err(failed())? {
+            mount::unmount_lazily(&self.target).map_err(failed())?;
+        }
+        Ok(())
+    }
+}
 
 /// The volume that the pod's logs shall be in, where its handler allows the annotation.
 fn volume<'a>(request: &'a PodRequest, allowed: &[String]) -> Option<&'a str> {
@@ -61,13 +100,21 @@ fn try_mount(
 ) -> Result<(), Error> {
     let place = place(uid, volume)?;
     let target = Path::new(VOLUMES).join(&place);
-    let at = Error::io("mount the pod's logs on", &target);
+    let place_shown = target.clone();
+    let at = |source| Error::io("mount the pod's logs on", &place_shown)(source);
     let volumes = Dir::open(Path::new(VOLUMES)).map_err(Error::io("open", VOLUMES))?;
     let opened = volumes.open_plain(&place, OFlags::PATH | OFlags::DIRECTORY, 0);
     let opened = opened.map_err(Error::io("open", &target))?;
     selinux::label(logs, label)?;
-    let mark = bundle.join(PLACE);
-    symlink(&target, &mark).map_err(Error::io("make", mark))?;
+    let about = fs::metadata(logs).map_err(Error::io("stat", logs))?;
+    let linked = Linked {
+        target,
+        device: about.dev(),
+        inode: about.ino(),
+    };
+    let json = serde_json::to_vec(&linked).map_err(|wrong| Error::Internal(wrong.to_string()))?;
+    let mark = bundle.join(LINKED);
+    sys::durable::replace_volatile(&mark, &json, 0o600).map_err(Error::io("write", mark))?;
     // By its descriptor: what has been looked at.
     let opened = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     let read_only = Flags {
@@ -76,9 +123,12 @@ fn try_mount(
         no_dev: true,
         no_exec: true,
     };
-    mount::bind(logs, &opened, false)
-        .and_then(|()| mount::remount_bind(&target, read_only))
-        .map_err(at)
+    mount::bind(logs, &opened, false).map_err(&at)?;
+    let remounted = mount::remount_bind(&linked.target, read_only).map_err(at);
+    if remounted.is_err() {
+        linked.unmount()?;
+    }
+    remounted
 }
 
 /// A pod's volume, relative to where all are.
@@ -105,18 +155,24 @@ fn place(uid: &str, volume: &str) -> Result<PathBuf, Error> {
 
 /// Takes the mount away; fine if there is none. Blocks.
 pub(crate) fn unmount(bundle: &Path) -> Result<(), Error> {
-    let mark = bundle.join(PLACE);
-    let target = match fs::read_link(&mark) {
-        Err(none) if none.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        read => read.map_err(Error::io("read", &mark))?,
+    let Some(linked) = Linked::read(bundle)? else {
+        return Ok(());
     };
-    mount::unmount_all(&target).map_err(Error::io("unmount", target))?;
+    linked.unmount()?;
+    let mark = bundle.join(LINKED);
     fs::remove_file(&mark).map_err(Error::io("remove", mark))
+}
+
+/// Whether a container that has `source` has the pod's logs: they are to be read only, whatever the
+/// request and the runtime make of the mount on the node.
+pub(crate) fn has_logs(bundle_of_pod: &Path, source: &Path) -> Result<bool, Error> {
+    let linked = Linked::read(bundle_of_pod)?;
+    Ok(linked.is_some_and(|linked| source.starts_with(linked.target)))
 }
 
 /// Links a container's log in its pod's log directory, where that is mounted on a volume. Blocks.
 pub(crate) fn link(bundle_of_pod: &Path, logs: &Path, log: &Path, id: &ContainerId) {
-    if fs::symlink_metadata(bundle_of_pod.join(PLACE)).is_err() {
+    if fs::symlink_metadata(bundle_of_pod.join(LINKED)).is_err() {
         return;
     }
     // Relative, so that it leads to the log from within the container too.

@@ -12,7 +12,7 @@ use sys::mount::Propagation as Host;
 use super::Ingredients;
 use crate::node::Node;
 use crate::request::Mount;
-use crate::{Error, id_mapped, image_volumes, selinux};
+use crate::{Error, id_mapped, image_volumes, linked_logs, selinux};
 
 /// Finds, makes and labels what the request's mounts show.
 pub(super) fn requested(
@@ -30,6 +30,7 @@ pub(super) fn requested(
             Some(_) => None,
             None => Some(host_source(node, mount)?),
         };
+        let source_on_host = host.as_deref().and_then(|host| without_links(host).ok());
         let propagation = match &host {
             Some(source) => propagation(node.store.root(), mount, source)?,
             None => mount.propagation,
@@ -44,9 +45,15 @@ pub(super) fn requested(
             (Some(source), None) => whole(source),
         };
         let rro_supported = handler.features.recursive_readonly;
+        let has_logs = match &source_on_host {
+            Some(source) => linked_logs::has_logs(&from.pod.made.files, source)?,
+            None => false,
+        };
         for (destination, source) in shown {
             let place = (destination, source);
-            binds.push(bind(mount, place, propagation, rro_supported)?);
+            let mut bind = bind(mount, place, propagation, rro_supported)?;
+            bind.readonly |= has_logs;
+            binds.push(bind);
         }
     }
     Ok(binds)
@@ -63,7 +70,10 @@ fn propagation(store: &Path, mount: &Mount, source: &Path) -> Result<Propagation
             "path {source:?} is mounted on {point:?} but it is not a {what} mount"
         ))
     };
-    let has_store = || without_links(source).is_ok_and(|source| store.starts_with(source));
+    let has_store = || {
+        let store = without_links(store).unwrap_or_else(|_| store.to_owned());
+        without_links(source).is_ok_and(|source| store.starts_with(source))
+    };
     match mount.propagation {
         Propagation::Private if mount.recursive_readonly || !has_store() => {
             Ok(Propagation::Private)

@@ -73,7 +73,10 @@ pub(crate) fn unpack(store: &storage::Store, place: &Place, to: &Path) -> Result
     };
     match place {
         Place::Archive(path) => taking.archive(open(path)?)?,
-        Place::Image(id) => taking.layer(&open_dir(&store.image_files(id)?)?)?,
+        Place::Image(id) => {
+            let missing = || bad(place, "has more than one layer");
+            taking.layer(&open_dir(&store.image_files(id)?.ok_or_else(missing)?)?)?;
+        }
     }
     let Taking { seen, unpacked, .. } = taking;
     if !seen.contains(&CONFIG) || unpacked.images == 0 || !unpacked.descriptors {
@@ -82,18 +85,24 @@ pub(crate) fn unpack(store: &storage::Store, place: &Place, to: &Path) -> Result
     Ok(unpacked)
 }
 
-/// What the checkpoint that is an image says about its container.
+/// What the checkpoint in an image says about its container; `None` where the image has none.
 pub(crate) fn config(
     store: &storage::Store,
     image: &storage::ImageId,
-) -> Result<format::Config, Error> {
+) -> Result<Option<format::Config>, Error> {
     let place = Place::Image(image.clone());
-    let layer = open_dir(&store.image_files(image)?)?;
+    let Some(layer) = store.image_files(image)? else {
+        return Ok(None);
+    };
+    let layer = open_dir(&layer)?;
     let Some((member, mut file @ Some(_))) = member_of(&layer, CONFIG)? else {
-        return Err(bad(&place, "holds no checkpoint of a container"));
+        return Ok(None);
     };
     let json = hold(&place, &member, &mut file)?;
-    format::Config::parse(&json).map_err(|wrong| bad(&place, &wrong.to_string()))
+    let config = format::Config::parse(&json);
+    config
+        .map(Some)
+        .map_err(|wrong| bad(&place, &wrong.to_string()))
 }
 
 /// The data of a member.

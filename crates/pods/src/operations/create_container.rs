@@ -8,6 +8,7 @@ mod from_checkpoint;
 mod image;
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -27,7 +28,7 @@ use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, ContainerRequest, Error, cgroups, exits, handlers, id_mapped, image_volumes,
-    namespaces, seccomp_artifact, selinux,
+    linked_logs, namespaces, seccomp_artifact, selinux,
 };
 
 /// Name of the operation.
@@ -406,8 +407,12 @@ async fn publish(create: &Create) -> Result<(), Error> {
         .ok_or_else(|| Error::Internal("no process was made".to_owned()))?;
     let container = create.container(init);
     let (record, dirs) = (container.clone(), create.dirs().clone());
+    let pod = Arc::clone(&create.pod);
     blocking(&create.node.pools.files, move || {
-        records::write_state(&record, &dirs)
+        records::write_state(&record, &dirs)?;
+        let log = Path::new(&record.made.log_path);
+        linked_logs::link(&pod.made.files, &pod.made.log_directory, log, &record.id);
+        Ok::<_, Error>(())
     })
     .await?;
     create.node.table.put_container(container);

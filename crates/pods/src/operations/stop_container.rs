@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use super::stage::step;
-use super::{Outcome, act, chain, checkpoint_container, if_there};
+use super::{Outcome, act, chain, if_there};
 use crate::monitors::Live;
 use crate::node::Node;
 use crate::state::container::{Container, Phase};
@@ -62,7 +62,8 @@ pub(crate) async fn stop(
     let live = node.live(&container.pod);
     let created = matches!(container.phase, Phase::Created { .. });
     if !timeout.is_zero() && !created {
-        if !is_checkpointed(node, id) {
+        // A checkpoint holds them while it keeps the container frozen.
+        if let Ok(_updates) = live.updates.try_lock() {
             resume(node, container).await;
         }
         let has_ended = tokio::select! {
@@ -106,13 +107,6 @@ async fn resume(node: &Node, container: &Container) {
         let (container, error) = (container.id.as_str(), chain(&error));
         tracing::warn!(container, error, "container not resumed");
     }
-}
-
-/// Whether a container is paused for its checkpoint, which would be torn if it went on.
-fn is_checkpointed(node: &Node, id: &ContainerId) -> bool {
-    let running = node.operations.list();
-    let mut running = running.iter();
-    running.any(|one| one.kind == checkpoint_container::OPERATION && one.subject == id.as_str())
 }
 
 /// What keeps a container from ending that was killed, in CRI-O's words.

@@ -11,7 +11,7 @@ use crate::node::blocking;
 use crate::request::PidMode;
 use crate::state::container::Container;
 use crate::state::pod::Pod;
-use crate::{ContainerId, ContainerRequest, Error, checkpoint, handlers, linked_logs};
+use crate::{ContainerId, ContainerRequest, Error, checkpoint, handlers};
 
 /// The log beneath the pod's log directory; by the container's id where the request does not name one.
 pub(super) fn log_path(
@@ -72,9 +72,6 @@ pub(super) async fn make_bundle(create: &Create) -> Result<(), Error> {
             checkpoint::confine(images, &from_checkpoint::confinement(&built.0)?)?;
         }
         make_log_dir(&ingredients.log_path)?;
-        let made = &ingredients.pod.made;
-        let log = Path::new(&ingredients.log_path);
-        linked_logs::link(&made.files, &made.log_directory, log, &ingredients.id);
         let path = dir.join("config.json");
         let text =
             serde_json::to_vec(&built.0).map_err(|wrong| Error::Internal(wrong.to_string()))?;

@@ -13,15 +13,24 @@ use crate::{ContainerRequest, Error, checkpoint};
 /// The annotation of an image that is a checkpoint: the name of the container it was made of.
 const CHECKPOINT: &str = "io.kubernetes.cri-o.annotations.checkpoint.name";
 
-/// Whether an image is a checkpoint.
-pub(super) fn is_checkpoint(image: &Image) -> bool {
-    image.annotations.contains_key(CHECKPOINT)
+/// What an image that is a checkpoint says of its container; `None` of another one. Its annotation says
+/// that it is one, and so does its content: one image may have several manifests, and anybody may have one
+/// pulled that says anything.
+pub(super) async fn of_image(
+    node: &Arc<Node>,
+    image: &Image,
+) -> Result<Option<runtime::checkpoint::Config>, Error> {
+    if !image.annotations.contains_key(CHECKPOINT) {
+        return Ok(None);
+    }
+    let (store, id) = (node.store.clone(), image.id.clone());
+    blocking(&node.pools.files, move || checkpoint::config(&store, &id)).await
 }
 
 /// The image that the checkpoint `image` was made on, if the checkpoint may be restored. What criu's
 /// images say is done as root, and whoever may run a pod chooses its image: so it has to be signed.
-pub(super) async fn base_of(
-    node: &Arc<Node>,
+pub(super) fn base_of(
+    config: runtime::checkpoint::Config,
     image: &Image,
     trust: Trust,
 ) -> Result<String, Error> {
@@ -31,9 +40,6 @@ pub(super) async fn base_of(
             image.id
         )));
     }
-    let (store, id) = (node.store.clone(), image.id.clone());
-    let read = move || checkpoint::config(&store, &id);
-    let config = blocking(&node.pools.files, read).await?;
     if config.rootfs_image_ref.parse::<image::ImageId>().is_err() {
         return Err(Error::Invalid(format!(
             "checkpoint image {}: names no image that it was made on",

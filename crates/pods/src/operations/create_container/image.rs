@@ -46,9 +46,11 @@ pub(super) async fn image(
         &request.user_specified_image
     };
     let trust = node.images.allowed(&image, meant, namespace).await?;
-    if place.is_none() && from_checkpoint::is_checkpoint(&image) {
+    if place.is_none()
+        && let Some(config) = from_checkpoint::of_image(node, &image).await?
+    {
         from_checkpoint::restorable(node, pod, request).await?;
-        let base = from_checkpoint::base_of(node, &image, trust).await?;
+        let base = from_checkpoint::base_of(config, &image, trust)?;
         place = Some(Place::Image(image.id.clone()));
         image = find(&base).await?;
         node.images.allowed(&image, &base, namespace).await?;

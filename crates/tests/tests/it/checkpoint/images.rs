@@ -123,11 +123,8 @@ async fn an_image_that_is_no_whole_checkpoint_is_refused_and_leaves_nothing() ->
     let config = |of: &str| serde_json::json!({"id": "c", "rootfsImageRef": of}).to_string();
     let dump = |text: String| Entry::file("config.dump", 0o600, text);
     let cases = [
-        (
-            "nothing",
-            vec![Entry::file("file", 0o600, "x")],
-            "holds no checkpoint",
-        ),
+        // An image like any other, which has no command.
+        ("nothing", vec![Entry::file("file", 0o600, "x")], "command"),
         (
             "nameless",
             vec![dump(config(""))],
@@ -137,7 +134,7 @@ async fn an_image_that_is_no_whole_checkpoint_is_refused_and_leaves_nothing() ->
         (
             "link",
             vec![Entry::symlink("config.dump", "/etc/passwd")],
-            "holds no checkpoint",
+            "command",
         ),
         (
             "linked-images",
