@@ -13,7 +13,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""docker://""#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::No("pods' images come from registries, docker://, alone"),
         flag: "default-transport",
         env: "CONTAINER_DEFAULT_TRANSPORT",
         help: "prefix for names that do not parse",
