@@ -19,7 +19,8 @@ const SAYS_BYTES: usize = 4096;
 /// Tells peers of the same store that layers are the program's, in the driver's directory.
 const FLAG: &str = ".has-mount-program";
 
-/// Has `program` mount an overlay; `masked`: owners and permissions are in an attribute.
+/// Has `program` mount an overlay; `masked`: owners and permissions are in an attribute. One that fails, or
+/// takes too long, leaves no mount.
 pub(super) fn mount(
     program: &Path,
     overlay: &Overlay,
@@ -36,7 +37,16 @@ pub(super) fn mount(
         ..Program::new(program, TIMEOUT)
     };
     let run = run.arg("-o").arg(options(overlay, masked)?).arg(target);
-    let ended = sys::spawn::run(&run).map_err(io::Error::other)?;
+    let mounted = run_program(&run, program, target);
+    if mounted.is_err() {
+        // It may have mounted before it failed.
+        mount::unmount_all(target)?;
+    }
+    mounted
+}
+
+fn run_program(run: &Program, program: &Path, target: &Path) -> io::Result<()> {
+    let ended = sys::spawn::run(run).map_err(io::Error::other)?;
     let said = || String::from_utf8_lossy(&ended.stderr).trim().to_owned();
     if !ended.status.success() {
         return Err(io::Error::other(format!(
