@@ -124,7 +124,7 @@ async fn a_host_network_pod_has_no_address_of_its_own() -> Result<()> {
         .said(&hosts, "cat /etc/hosts; echo >> /etc/hosts || echo kept")
         .await?;
     let of_node = std::fs::read_to_string("/etc/hosts")?;
-    assert_eq!(said, format!("{}\nkept", of_node.trim()));
+    assert_eq!(said, format!("{of_node}kept").trim_matches(['\n', ' ']));
     let mut given = container("given", &f.image, &["sleep", "1000"]);
     let file = f.node.dir.join("hosts");
     std::fs::write(&file, "10.0.0.1 given\n")?;
