@@ -239,7 +239,17 @@ async fn deaths(kill_daemon: bool) -> Result<()> {
             .map(|number| format!("line {number}"))
             .collect();
         assert!(said == wanted, "{name}: a line is lost or doubled");
-        assert_eq!(total, format!("total {}", said.len()), "{name}");
+        let wanted = format!("total {}", said.len());
+        if total != wanted {
+            // Lost, or told before it was written?
+            let mut tick = tokio::time::interval(std::time::Duration::from_secs(3));
+            tick.tick().await;
+            tick.tick().await;
+            let later = f.node.log("deaths", name)?;
+            let later = later.lines().next_back().unwrap_or_default();
+            let tail = f.node.log_tail();
+            panic!("{name}: {total}, not {wanted}; then {later}; {status:?}\n{tail}");
+        }
     }
     f.node.finish().await
 }
