@@ -315,11 +315,15 @@ pub fn unmount_idle(target: &Path) -> io::Result<()> {
 }
 
 /// Unmounts what is on the entries of `dir` and removes them, files and empty directories, and
-/// `dir`; fine if it isn't there.
+/// `dir`; fine if it isn't there, or somebody else removes it at the same time.
 ///
 /// # Errors
 /// Of `umount2(2)`, `unlink(2)` and `rmdir(2)`.
 pub fn remove_mount_points(dir: &Path) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
     let entries = match std::fs::read_dir(dir) {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -328,12 +332,13 @@ pub fn remove_mount_points(dir: &Path) -> io::Result<()> {
         let path = entry?.path();
         // Not asked first: what answers may be a server that is dead.
         unmount_all(&path)?;
-        match std::fs::symlink_metadata(&path)?.is_dir() {
-            true => std::fs::remove_dir(&path)?,
-            false => std::fs::remove_file(&path)?,
-        }
+        let removed = std::fs::symlink_metadata(&path).and_then(|about| match about.is_dir() {
+            true => std::fs::remove_dir(&path),
+            false => std::fs::remove_file(&path),
+        });
+        gone(removed)?;
     }
-    std::fs::remove_dir(dir)
+    gone(std::fs::remove_dir(dir))
 }
 
 /// Whether `path` itself is the root of a mount (`statx(2)`, Linux 5.8). `false` where it is
@@ -350,5 +355,29 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
         // FUSE, and the program behind it has ended.
         Err(rustix::io::Errno::NOTCONN) => Ok(true),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_may_remove_the_same_mount_points() {
+        let dir = std::env::temp_dir().join(format!("points-{}", std::process::id()));
+        for _ in 0..50 {
+            for number in 0..8 {
+                std::fs::create_dir_all(dir.join(number.to_string())).unwrap();
+            }
+            std::thread::scope(|scope| {
+                let removers: Vec<_> = (0..4)
+                    .map(|_| scope.spawn(|| remove_mount_points(&dir)))
+                    .collect();
+                for remover in removers {
+                    remover.join().unwrap().unwrap();
+                }
+            });
+            assert!(std::fs::symlink_metadata(&dir).is_err());
+        }
     }
 }
