@@ -175,6 +175,12 @@ fn unforward(node: &Node) {
     ports.reconcile(&[]).ok();
 }
 
+/// What is being unpacked.
+pub(crate) fn staged(node: &Node) -> impl Iterator<Item = PathBuf> {
+    let home = node.storage().join(node.storage_driver());
+    files(&home.join("staging"))
+}
+
 /// Layers on disk that no table names.
 fn layers(node: &Node) -> Vec<String> {
     let read = |name: &str| {
@@ -190,7 +196,7 @@ fn layers(node: &Node) -> Vec<String> {
         .filter(is_layer)
         .filter(|name| !tables.contains(name.as_str()))
         .collect();
-    left.extend(files(&home.join("staging")).map(|path| path.display().to_string()));
+    left.extend(staged(node).map(|path| path.display().to_string()));
     // Without a pod no writable layer is left.
     let volatile: serde_json::Value =
         serde_json::from_str(&read("volatile-layers.json")).unwrap_or_default();

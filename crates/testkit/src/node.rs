@@ -463,6 +463,18 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
             .join("\n")
     }
 
+    /// Waits, for ten seconds at most, for threads of pulls that were cut off: a daemon that ends leaves what
+    /// they have not yet taken away to its successor.
+    async fn unpacked(&self) {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        for _ in 0..500 {
+            if audit::staged(self).next().is_none() {
+                return;
+            }
+            tick.tick().await;
+        }
+    }
+
     /// Removes all pods, ends the daemon, and fails on anything that is left.
     ///
     /// # Errors
@@ -479,6 +491,7 @@ plugin_dirs = [{own}"/opt/cni/bin", "/usr/lib/cni"]
                 .await
                 .with_context(|| format!("remove pod {}\n{}", pod.id, self.log_tail()))?;
         }
+        self.unpacked().await;
         self.stop_daemon()?;
         let left = audit::left(&self);
         ensure!(
