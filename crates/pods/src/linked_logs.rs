@@ -85,7 +85,10 @@ pub(crate) fn mount(
     let Some(volume) = volume(request, allowed) else {
         return;
     };
-    if let Err(error) = try_mount(&request.key.uid, volume, bundle, logs, label) {
+    let mounted = try_mount(&request.key.uid, volume, bundle, logs, label);
+    // A writable mount is worse than none.
+    let mounted = mounted.or_else(|error| unmount(bundle).and(Err(error)));
+    if let Err(error) = mounted {
         let (pod, error) = (&request.key.name, chain(&error));
         tracing::warn!(pod, volume, error, "the pod's logs are not linked");
     }
@@ -100,8 +103,6 @@ fn try_mount(
 ) -> Result<(), Error> {
     let place = place(uid, volume)?;
     let target = Path::new(VOLUMES).join(&place);
-    let place_shown = target.clone();
-    let at = |source| Error::io("mount the pod's logs on", &place_shown)(source);
     let volumes = Dir::open(Path::new(VOLUMES)).map_err(Error::io("open", VOLUMES))?;
     let opened = volumes.open_plain(&place, OFlags::PATH | OFlags::DIRECTORY, 0);
     let opened = opened.map_err(Error::io("open", &target))?;
@@ -123,12 +124,9 @@ fn try_mount(
         no_dev: true,
         no_exec: true,
     };
-    mount::bind(logs, &opened, false).map_err(&at)?;
-    let remounted = mount::remount_bind(&linked.target, read_only).map_err(at);
-    if remounted.is_err() {
-        linked.unmount()?;
-    }
-    remounted
+    mount::bind(logs, &opened, false)
+        .and_then(|()| mount::remount_bind(&linked.target, read_only))
+        .map_err(Error::io("mount the pod's logs on", &linked.target))
 }
 
 /// A pod's volume, relative to where all are.
@@ -163,11 +161,9 @@ pub(crate) fn unmount(bundle: &Path) -> Result<(), Error> {
     fs::remove_file(&mark).map_err(Error::io("remove", mark))
 }
 
-/// Whether a container that has `source` has the pod's logs: they are to be read only, whatever the
-/// request and the runtime make of the mount on the node.
-pub(crate) fn has_logs(bundle_of_pod: &Path, source: &Path) -> Result<bool, Error> {
-    let linked = Linked::read(bundle_of_pod)?;
-    Ok(linked.is_some_and(|linked| source.starts_with(linked.target)))
+/// The volume that the pod's logs are mounted on. Blocks.
+pub(crate) fn place_of(bundle_of_pod: &Path) -> Result<Option<PathBuf>, Error> {
+    Ok(Linked::read(bundle_of_pod)?.map(|linked| linked.target))
 }
 
 /// Links a container's log in its pod's log directory, where that is mounted on a volume. Blocks.

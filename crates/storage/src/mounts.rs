@@ -163,11 +163,7 @@ impl Store {
     /// [`Error::ImageUnknown`]; the mount fails.
     pub fn mount_image(&self, id: &ImageId, target: &Path, view: View<'_>) -> Result<(), Error> {
         let paths = self.paths();
-        let image = self.image(id)?;
-        let top = image
-            .top_layer
-            .as_ref()
-            .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        let top = &self.top_layer(id)?;
         if self.driver() == Driver::Vfs {
             return whole::mount_image(&paths.files(top), target, view);
         }
@@ -220,15 +216,16 @@ impl Store {
     /// [`Error::ImageUnknown`].
     pub fn image_files(&self, id: &ImageId) -> Result<Option<PathBuf>, Error> {
         let paths = self.paths();
-        let image = self.image(id)?;
-        let top = image
-            .top_layer
-            .as_ref()
-            .ok_or_else(|| Error::ImageUnknown(id.to_string()))?;
+        let top = &self.top_layer(id)?;
         if !self.driver().keeps_whole_trees() && !driver::lowers(paths, top)?.is_empty() {
             return Ok(None);
         }
         Ok(Some(paths.files(top)))
+    }
+
+    fn top_layer(&self, id: &ImageId) -> Result<LayerId, Error> {
+        let top = self.image(id)?.top_layer.clone();
+        top.ok_or_else(|| Error::ImageUnknown(id.to_string()))
     }
 
     fn mount_overlay(

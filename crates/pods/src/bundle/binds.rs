@@ -24,16 +24,25 @@ pub(super) fn requested(
     let mut binds = Vec::with_capacity(request.mounts.len());
     let volumes = image_volumes::sources(&from.bundle, request, &from.image_volumes)?;
     let mut volumes = volumes.into_iter();
+    let logs = linked_logs::place_of(&from.pod.made.files)?;
+    let root = node.store.root();
+    let store = without_links(root).unwrap_or_else(|_| root.to_owned());
     for (number, mount) in request.mounts.iter().enumerate() {
         let whole = |source| vec![(mount.container_path.clone(), source)];
         let host = match &mount.image {
             Some(_) => None,
             None => Some(host_source(node, mount)?),
         };
-        let source_on_host = host.as_deref().and_then(|host| without_links(host).ok());
-        let propagation = match &host {
-            Some(source) => propagation(node.store.root(), mount, source)?,
+        let resolved = host.as_deref().map(without_links).transpose();
+        let resolved = resolved.map_err(Error::io("resolve", &mount.host_path))?;
+        let propagation = match &resolved {
+            Some(source) => propagation(&store, mount, source)?,
             None => mount.propagation,
+        };
+        // Read only, whatever the request and the runtime make of the mount on the node.
+        let has_logs = match (&resolved, &logs) {
+            (Some(source), Some(logs)) => source.starts_with(logs),
+            _ => false,
         };
         if let Some(source) = host.as_deref().filter(|_| mount.selinux_relabel) {
             let allowed = &handler.config.allowed_annotations;
@@ -45,10 +54,6 @@ pub(super) fn requested(
             (Some(source), None) => whole(source),
         };
         let rro_supported = handler.features.recursive_readonly;
-        let has_logs = match &source_on_host {
-            Some(source) => linked_logs::has_logs(&from.pod.made.files, source)?,
-            None => false,
-        };
         for (destination, source) in shown {
             let place = (destination, source);
             let mut bind = bind(mount, place, propagation, rro_supported)?;
@@ -59,7 +64,7 @@ pub(super) fn requested(
     Ok(binds)
 }
 
-/// How mounts travel through a mount of `source`: as asked, where the host's mount can do it, and else
+/// How mounts travel through a mount of `source`, which has no links: as asked, where the host's mount can do it, and else
 /// the error that peers give. A private mount that has the store in it would keep containers' roots
 /// from being unmounted: it follows the host instead, where it can, as with CRI-O.
 fn propagation(store: &Path, mount: &Mount, source: &Path) -> Result<Propagation, Error> {
@@ -70,10 +75,7 @@ fn propagation(store: &Path, mount: &Mount, source: &Path) -> Result<Propagation
             "path {source:?} is mounted on {point:?} but it is not a {what} mount"
         ))
     };
-    let has_store = || {
-        let store = without_links(store).unwrap_or_else(|_| store.to_owned());
-        without_links(source).is_ok_and(|source| store.starts_with(source))
-    };
+    let has_store = || store.starts_with(source);
     match mount.propagation {
         Propagation::Private if mount.recursive_readonly || !has_store() => {
             Ok(Propagation::Private)
@@ -188,7 +190,8 @@ mod tests {
                 recursive_readonly: rro,
                 ..Mount::default()
             };
-            propagation(&store, &mount, source).map_err(|error| error.to_string())
+            let source = without_links(source).unwrap();
+            propagation(&store, &mount, &source).map_err(|error| error.to_string())
         };
         let refused = |what: &str| {
             let text = format!("path {other:?} is mounted on {dir:?} but it is not a {what} mount");
