@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use anyhow::{Context as _, Result, bail};
 use config::Settings;
 use regex::Regex;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -46,17 +46,37 @@ impl Choice {
     }
 }
 
+/// Libraries that tell of each frame and connection, which only `trace` asks for.
+const CHATTY: &[&str] = &[
+    "h2",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "rustls",
+    "tonic",
+    "zbus",
+];
+
+fn targets(level: LevelFilter) -> Targets {
+    let targets = Targets::new().with_default(level);
+    if level == LevelFilter::TRACE {
+        return targets;
+    }
+    let theirs = level.min(LevelFilter::INFO);
+    targets.with_targets(CHATTY.iter().map(|library| (*library, theirs)))
+}
+
 /// The log that runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
-    level: reload::Handle<LevelFilter, Registry>,
+    level: reload::Handle<Targets, Registry>,
     filter: Filter,
 }
 
 impl Log {
     /// Goes on with another choice.
     pub(crate) fn set(&self, choice: Choice) {
-        if let Err(error) = self.level.reload(choice.level) {
+        if let Err(error) = self.level.reload(targets(choice.level)) {
             tracing::error!(%error, "log level not changed");
         }
         self.filter.set(choice.filter);
@@ -65,7 +85,7 @@ impl Log {
 
 /// Starts logging.
 pub(crate) fn start(choice: Choice, format: &str) -> Log {
-    let (level, handle) = reload::Layer::new(choice.level);
+    let (level, handle) = reload::Layer::new(targets(choice.level));
     let filter = Filter(Arc::new(RwLock::new(choice.filter)));
     let lines = fmt::layer().with_writer(filter.clone()).with_ansi(false);
     let log = tracing_subscriber::registry().with(level);
@@ -122,6 +142,17 @@ impl Write for Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_are_told_to_those_who_trace() {
+        let debug = targets(LevelFilter::DEBUG);
+        let told = |targets: &Targets, of: &str| targets.would_enable(of, &tracing::Level::DEBUG);
+        assert!(told(&debug, "crioxide::pods"));
+        assert!(!told(&debug, "h2::codec::framed_read"));
+        assert!(told(&targets(LevelFilter::TRACE), "h2::codec::framed_read"));
+        let error = targets(LevelFilter::ERROR);
+        assert!(!error.would_enable("h2::server", &tracing::Level::INFO));
+    }
 
     #[test]
     fn a_filter_lets_lines_through_that_match() {

@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
@@ -28,6 +28,8 @@ const KILL: Duration = Duration::from_secs(60);
 /// longest.
 const DEAF: Duration = Duration::from_millis(5);
 const DEAFEST: Duration = Duration::from_millis(500);
+/// How long a runtime may take to become the container's program, before it gets the stop signal itself.
+const BECOMING: Duration = Duration::from_secs(2);
 /// SIGKILL goes out again while the process is stuck in the kernel.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -142,29 +144,34 @@ fn blocked(pid: i32, state: Option<char>, waited: Duration, id: &str) -> String 
 }
 
 /// Sends the stop signal; again where it was dropped because there was no handler yet, once there is
-/// one. Never returns.
+/// one. A runtime that has not yet become the program is spared: Go's would end by it, with a code of its
+/// own. Never returns.
 async fn ask(
     node: &Node,
     live: &Live,
     container: &Container,
     wire: &monitor_client::Id,
 ) -> Infallible {
-    let mut hears = hears(node, container).await;
-    signal(live, container, wire).await;
+    let spare_until = Instant::now() + BECOMING;
     let mut pause = DEAF;
-    while !hears {
+    let mut sent = false;
+    loop {
+        let ear = ear(node, container).await;
+        let spared = ear == Ear::Runtime && Instant::now() < spare_until;
+        if ear == Ear::Hears || !(sent || spared) {
+            signal(live, container, wire).await;
+            sent = true;
+        }
+        if ear == Ear::Hears {
+            std::future::pending::<Infallible>().await;
+        }
         #[expect(
             clippy::disallowed_methods,
             reason = "nobody tells when a process has a handler"
         )]
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(DEAFEST);
-        hears = self::hears(node, container).await;
-        if hears {
-            signal(live, container, wire).await;
-        }
     }
-    std::future::pending().await
 }
 
 async fn signal(live: &Live, container: &Container, wire: &monitor_client::Id) {
@@ -179,21 +186,34 @@ async fn signal(live: &Live, container: &Container, wire: &monitor_client::Id) {
     }
 }
 
-/// Whether the container's own program is there already and hears its stop signal.
-async fn hears(node: &Node, container: &Container) -> bool {
+/// What a stop signal would meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ear {
+    /// The runtime that is about to become the container's program, or a program that has no file either.
+    Runtime,
+    /// A program without a handler.
+    Deaf,
+    /// One with a handler, or nobody.
+    Hears,
+}
+
+async fn ear(node: &Node, container: &Container) -> Ear {
     let phase = node.table.load().container(container.id.as_str());
     let init = phase.ok().and_then(|container| container.phase.init());
     let pid = init.and_then(|init| Pid::from_raw(init.pid));
     let (Some(pid), signal) = (pid, container.made.stop_signal) else {
-        return true;
+        return Ear::Hears;
     };
     let look = move || {
-        // A runtime that has not yet become the program is a sealed copy of itself.
+        // A runtime is run from a sealed copy of itself.
         let program = std::fs::read_link(format!("/proc/{pid}/exe"));
-        let is_runtime =
-            program.is_ok_and(|program| program.as_os_str().as_bytes().starts_with(b"/memfd:"));
-        // One that is gone needs no signal.
-        !is_runtime && sys::signal::is_heard(pid, signal).unwrap_or(true)
+        if program.is_ok_and(|program| program.as_os_str().as_bytes().starts_with(b"/memfd:")) {
+            Ear::Runtime
+        } else if sys::signal::is_heard(pid, signal).unwrap_or(true) {
+            Ear::Hears
+        } else {
+            Ear::Deaf
+        }
     };
     node.pools.files.run(look).await
 }

@@ -121,9 +121,12 @@ async fn nothing_is_started_in_a_container_that_is_being_killed() -> Result<()> 
     let sleeper = [
         "sh",
         "-c",
-        "trap 'touch /asked' TERM; while :; do sleep 0.1; done",
+        "trap 'touch /asked' TERM; touch /ready; while :; do sleep 0.1; done",
     ];
     let id = f.node.run(&pod, container("c", &f.image, &sleeper)).await?;
+    // A runtime's init that has not yet become the command ends by the signal.
+    let ready = ["sh", "-c", "until [ -e /ready ]; do sleep 0.1; done"];
+    f.node.exec(&id, &ready).await?;
     let stop = |timeout| {
         let (mut client, container_id) = (f.node.client().runtime(), id.clone());
         let request = cri::v1::StopContainerRequest {
