@@ -28,7 +28,8 @@ fn inside(name: &str, make: &[&str], size: u64) -> Result<()> {
     let (file, place) = (dir.path().join("file"), dir.path().join("mounted"));
     fs::File::create(&file)?.set_len(size)?;
     fs::create_dir(&place)?;
-    let made = Command::new(make[0]).args(&make[1..]).arg(&file).status()?;
+    let made = Command::new(make[0]).args(&make[1..]).arg(&file).status();
+    let made = made.with_context(|| make[0].to_owned())?;
     ensure!(made.success(), "{make:?}: {made}");
     let script = format!(
         "mount -o loop,prjquota \"$1\" \"$2\" || exit {NO_QUOTAS}
