@@ -37,9 +37,9 @@ impl Node {
             policy: path("policy.json"),
             auth_files: vec![path("auth.json")],
             user_agent: "crioxide-test/1".to_owned(),
-            connect_timeout: Duration::from_secs(5),
-            header_timeout: Duration::from_secs(5),
-            pull_progress_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(30),
+            pull_progress_timeout: Duration::from_secs(30),
             retry_wait: Duration::from_secs(1),
             ..Options::default()
         };
@@ -117,8 +117,8 @@ impl Node {
                 .flatten()
                 .flatten();
             for entry in entries.map(|entry| entry.path()) {
-                // Lock files stay; directories with content are what counts.
-                if entry.is_dir() && std::fs::read_dir(&entry).unwrap().next().is_some() {
+                // Lock files stay; directories with content are what counts, if they are still there.
+                if std::fs::read_dir(&entry).is_ok_and(|mut inside| inside.next().is_some()) {
                     found.push(entry);
                 }
             }
@@ -132,7 +132,7 @@ impl Drop for Node {
     /// was cut off and outlives the test.
     fn drop(&mut self) {
         for mount in sys::mount::beneath(self.dir.path()).unwrap() {
-            sys::mount::unmount_lazily(&mount).unwrap();
+            sys::mount::unmount_all(&mount).unwrap();
         }
     }
 }

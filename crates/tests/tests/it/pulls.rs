@@ -48,7 +48,7 @@ fn names(node: &Node, dir: &str) -> Result<Vec<String>> {
 /// Fails on anything in the store that is neither whole nor recorded.
 fn nothing_is_left(node: &Node, when: &str) -> Result<()> {
     // The daemon may still be removing what it found: that goes by the same directory.
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(30);
     loop {
         let staging = names(node, "overlay/staging")?;
         if staging.is_empty() {
