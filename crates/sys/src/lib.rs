@@ -15,6 +15,7 @@ pub mod mapping;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
+pub mod null;
 pub mod pidfd;
 pub mod pool;
 pub mod pty;

@@ -3,7 +3,7 @@
 mod id_map;
 mod table;
 
-pub use id_map::{attach, id_mapped, let_through, overlay_id_mapped, try_tmpfs};
+pub use id_map::{attach, id_mapped, let_through, overlay_id_mapped, read_only_copy, try_tmpfs};
 pub(crate) use table::unescape;
 pub use table::{beneath, holding};
 

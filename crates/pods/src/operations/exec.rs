@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_client::{ExecStarted, Id, Monitor};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 use spec::oci::CpuAffinity;
 use spec::resources::first_cpu;
@@ -245,7 +245,5 @@ pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
 
 /// What a stream is that nobody wants.
 pub(crate) fn null() -> Result<OwnedFd, Error> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, "/dev/null", flags, Mode::empty())
-        .map_err(|error| Error::io("open", "/dev/null")(error.into()))
+    sys::null::open().map_err(Error::io("open", "/dev/null"))
 }

@@ -50,6 +50,21 @@ pub fn id_mapped(source: &Path, namespace: BorrowedFd<'_>, recursive: bool) -> i
     Ok(tree)
 }
 
+/// A copy of the mount at `source`, attached nowhere, by which nothing of it can be changed (Linux 5.12).
+///
+/// # Errors
+/// `ENOSYS`: an older kernel; else of `open_tree(2)`.
+pub fn read_only_copy(source: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, source, flags)?;
+    let read_only = MountAttr {
+        set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
+        ..MountAttr::default()
+    };
+    set_attributes(tree.as_fd(), 0, &read_only)?;
+    Ok(tree)
+}
+
 /// Whether a tmpfs can be id-mapped (Linux 6.3): makes one, attached nowhere, and tries.
 ///
 /// # Errors

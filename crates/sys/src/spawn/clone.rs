@@ -130,12 +130,7 @@ fn open_null(fds: &[(RawFd, RawFd)]) -> io::Result<Option<OwnedFd>> {
     if (0..=2).all(|target| fds.iter().any(|(_, its)| *its == target)) {
         return Ok(None);
     }
-    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-    Ok(Some(rustix::fs::open(
-        "/dev/null",
-        flags,
-        rustix::fs::Mode::empty(),
-    )?))
+    crate::null::open().map(Some)
 }
 
 fn open_procs(cgroup: &OwnedFd) -> io::Result<OwnedFd> {

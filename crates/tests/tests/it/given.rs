@@ -1,5 +1,7 @@
 //! What a container is given beside its process: devices, annotations of its bundle, a log.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use anyhow::Result;
 use cri::v1;
 use serde_json::json;
@@ -114,5 +116,31 @@ async fn a_log_without_a_name_has_the_containers() -> Result<()> {
     assert_eq!(status.log_path, log.display().to_string());
     let line = std::fs::read_to_string(log)?;
     assert!(line.ends_with(" stdout F said\n"), "{line}");
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nodes_null_device_stays_the_nodes() -> Result<()> {
+    let f = fixture::node().await?;
+    let of_node = || {
+        let found = std::fs::metadata("/dev/null")?;
+        anyhow::Ok((found.uid(), found.gid(), found.mode()))
+    };
+    let before = of_node()?;
+    let pod = f.node.run_pod("null").await?;
+    // Its standard input, and that of a command, are what nobody gave it.
+    let take = "chmod 0700 /proc/self/fd/0; stat -L -c %F /proc/self/fd/0; exec sleep 1000";
+    let mut config = container("c", &f.image, &["sh", "-c", take]);
+    config.linux.get_or_insert_default().security_context =
+        Some(v1::LinuxContainerSecurityContext {
+            run_as_user: Some(v1::Int64Value { value: 1234 }),
+            ..Default::default()
+        });
+    let id = f.node.run(&pod, config).await?;
+    let take = take.replace("exec sleep 1000", "cat");
+    let said = f.node.exec(&id, &["sh", "-c", &take]).await?;
+    assert_eq!(said.exit_code, 0);
+    assert_eq!(String::from_utf8(said.stdout)?, "character special file\n");
+    assert_eq!(of_node()?, before);
     f.node.finish().await
 }
