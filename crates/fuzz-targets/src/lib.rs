@@ -43,6 +43,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("kept_signatures", image::fuzzing::kept_signatures),
     ("manifest", image::fuzzing::manifest),
     ("monitor_message", monitor::message),
+    ("offered_layer", storage::fuzzing::offered_layer),
     ("openpgp_keys", trust::fuzzing::openpgp_keys),
     ("openpgp_message", trust::fuzzing::openpgp_message),
     ("policy", trust::fuzzing::policy),

@@ -1,8 +1,8 @@
 //! Encrypted layers, as ocicrypt makes them: the layer's key is in an annotation of its descriptor,
 //! wrapped for each who may read it; the layer is AES-256-CTR with an HMAC over the ciphertext.
 //!
-//! The keys of the node are files of a directory, read again at each pull that needs them. Only JWE
-//! (and key providers, which are programs of the node or services) are read; PKCS#7, PKCS#11 and PGP are refused.
+//! The keys of the node are files of a directory, read again at each pull that needs them. JWE and PKCS#7
+//! are read (and key providers asked, which are programs of the node or services); PKCS#11 and PGP are refused.
 //! The key of every encrypted layer is asked for at each pull, also where its content is in the store:
 //! who has no key gets no image.
 
@@ -20,6 +20,7 @@ use crate::manifest::{Descriptor, null_is_default};
 pub(crate) mod cipher;
 pub(crate) mod jwe;
 mod keys;
+pub(crate) mod pkcs7;
 mod provider;
 
 pub(crate) use cipher::Decryptor;
@@ -125,7 +126,8 @@ fn unwrap(
 ) -> Result<Vec<u8>, String> {
     match scheme {
         "jwe" => jwe::open(wrapped, &keys.keys).map_err(|reason| keys.explain(reason)),
-        "pkcs7" | "pkcs11" | "pgp" => Err("keys of this kind are not supported".to_owned()),
+        "pkcs7" => pkcs7::open(wrapped, &keys.keys).map_err(|reason| keys.explain(reason)),
+        "pkcs11" | "pgp" => Err("keys of this kind are not supported".to_owned()),
         other => match other.strip_prefix("provider.") {
             Some(name) => providers.unwrap(name, wrapped),
             None => Err("unknown".to_owned()),
@@ -228,8 +230,12 @@ mod tests {
         for (annotations, expected) in [
             (json!({}), "its key is not there"),
             (
+                json!({"org.opencontainers.image.enc.keys.pgp": "AAAA"}),
+                "pgp: keys of this kind",
+            ),
+            (
                 json!({"org.opencontainers.image.enc.keys.pkcs7": "AAAA"}),
-                "pkcs7: keys of this kind",
+                "pkcs7: no key in",
             ),
             (
                 json!({"org.opencontainers.image.enc.keys.pkcs11": "AAAA"}),

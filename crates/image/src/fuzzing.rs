@@ -359,6 +359,7 @@ pub fn inflate(bytes: &[u8]) {
 pub fn encrypted(bytes: &[u8]) {
     let opened = decrypt::jwe::open(bytes, &[decrypt::jwe::test_key()]);
     assert!(opened.is_err(), "a stranger's key");
+    decrypt::pkcs7::fuzz(bytes);
     let (mut sealed, secret) = decrypt::cipher::encrypt(bytes);
     let read = |sealed: &[u8]| -> io::Result<Vec<u8>> {
         let mut reader = decrypt::Decryptor::new(BufReader::with_capacity(7, sealed), &secret)?;

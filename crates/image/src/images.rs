@@ -69,6 +69,7 @@ impl Images {
             // that waits for a thread.
             unpack: Pool::new("image-unpack", layers),
             inflate: Pool::new("image-inflate", layers),
+            offers: Pool::new("image-offers", 2),
             layers: Arc::new(Semaphore::new(layers)),
             downloads: Downloads::of(&options),
             counters: Counters::default(),
@@ -219,16 +220,24 @@ impl Shared {
 
     fn read_details(&self, record: &storage::Image) -> Result<Details> {
         let store = &self.puller.store;
-        let config = store.big_data(&record.id, &format!("sha256:{}", record.id))?;
+        // Images that a peer made need not have a manifest that we read.
+        let manifest = store.big_data(&record.id, "manifest").ok();
+        let manifest = match manifest.as_deref().map(Document::parse) {
+            Some(Ok(Document::Image(manifest))) => Some(manifest),
+            _ => None,
+        };
+        let config = store.big_data(&record.id, &format!("sha256:{}", record.id));
+        let config = match (config, &manifest) {
+            // Its ID is of more than its configuration (`storage::image_id`).
+            (Err(storage::Error::NoBigData { .. }), Some(manifest)) => {
+                store.big_data(&record.id, manifest.config.digest.as_str())?
+            }
+            (config, _) => config?,
+        };
         let config = OciConfig::parse(&config).map_err(|reason| {
             Error::bad_manifest(format!("configuration {}", record.id), reason)
         })?;
-        // Images that a peer made need not have a manifest that we read.
-        let manifest = store.big_data(&record.id, "manifest").ok();
-        let annotations = match manifest.as_deref().map(Document::parse) {
-            Some(Ok(Document::Image(manifest))) => manifest.annotations,
-            _ => BTreeMap::new(),
-        };
+        let annotations = manifest.map_or_else(BTreeMap::new, |manifest| manifest.annotations);
         let size = store.image_size(&record.id)?;
         Ok(Details {
             user: config.parsed_user(),

@@ -55,7 +55,7 @@ pub const ZSTD_WINDOW_LOG: u32 = 27;
 /// KiB of memory that an xz stream's dictionary may take (that of preset 9, 64 MiB, fits).
 pub const XZ_MEMORY_KIB: u32 = 72 << 10;
 /// Recipients of one wrapped key (ours).
-pub const JWE_RECIPIENTS: usize = 100;
+pub const RECIPIENTS: usize = 100;
 /// Bytes of a key provider's answer (ours; a wrapped key is some hundred).
 pub const KEY_ANSWER_BYTES: usize = 1 << 20;
 /// Files of keys (ours).

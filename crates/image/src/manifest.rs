@@ -65,6 +65,20 @@ impl Descriptor {
         let media_type = &self.media_type;
         media_type.contains(".foreign.") || media_type.contains(".nondistributable.")
     }
+
+    /// Digest of the layer's table of contents, by which an additional layer store may offer it; none
+    /// where there are two kinds (containers/storage, `GetTOCDigest`).
+    pub(crate) fn toc(&self) -> Option<Digest> {
+        const KINDS: [&str; 2] = [
+            "containerd.io/snapshot/stargz/toc.digest",
+            "io.github.containers.zstd-chunked.manifest-checksum",
+        ];
+        let mut told = KINDS.iter().filter_map(|kind| self.annotations.get(*kind));
+        match (told.next(), told.next()) {
+            (Some(only), None) => only.parse().ok(),
+            _ => None,
+        }
+    }
 }
 
 /// One manifest of an index.

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use storage::{ArtifactStore, Digest, ImageId, NewImage, Store};
+use storage::{ArtifactStore, Digest, ImageId, LayerId, NewImage, Store};
 use sys::pool::Pool;
 use tokio::sync::Semaphore;
 
@@ -65,6 +65,8 @@ pub(crate) struct Puller {
     pub(crate) files: Pool,
     pub(crate) unpack: Pool,
     pub(crate) inflate: Pool,
+    /// Asking additional layer stores, which may not answer.
+    pub(crate) offers: Pool,
     pub(crate) layers: Arc<Semaphore>,
     pub(crate) downloads: Downloads,
     pub(crate) counters: Counters,
@@ -197,15 +199,24 @@ impl Puller {
             true => vec![None; layers.len()],
             false => self.secrets(layers).await?,
         };
+        // Layers of a registry that anybody may read may be offered by another store of the node.
+        let offers = self.store.has_layer_stores()
+            && matches!(blobs, Blobs::Registry(_))
+            && secrets.iter().all(Option::is_none);
+        let number = layers.len();
         let layers = layers.iter().zip(diff_ids).zip(&secrets);
         let wanted = layers.map(|((blob, diff_id), secret)| Wanted {
             blob: blob.clone(),
             diff_id: diff_id.clone(),
             secret: secret.clone(),
+            toc: blob.toc().filter(|_| offers),
         });
         let wanted = wanted.collect();
-        let top_layer = self.fetch_layers(wanted, blobs, tracker).await?;
-        let id: ImageId = fetched.manifest.config.digest.hex().parse()?;
+        let name = names.first().map(Reference::to_string).unwrap_or_default();
+        let top_layer = self.fetch_layers(wanted, name, blobs, tracker).await?;
+        let id = self
+            .image_id(&fetched.manifest.config.digest, top_layer.as_ref(), number)
+            .await?;
         // Before what is encrypted gets another manifest: this one was signed.
         let signed = Digest::of(&fetched.manifest_bytes);
         let (signatures, accepted) = (fetched.signatures.clone(), fetched.accepted);
@@ -234,6 +245,28 @@ impl Puller {
 }
 
 impl Puller {
+    /// The ID of an image of that many layers: its configuration's digest, unless layers are offered.
+    async fn image_id(
+        &self,
+        config: &Digest,
+        top: Option<&LayerId>,
+        layers: usize,
+    ) -> Result<ImageId> {
+        if !self.store.has_layer_stores() {
+            return Ok(config.hex().parse()?);
+        }
+        let (store, top) = (self.store.clone(), top.cloned());
+        let tocs = self
+            .files
+            .run(move || store.layer_tocs(top.as_ref()))
+            .await?;
+        // A peer has removed some: which they were nobody knows now.
+        if tocs.len() != layers {
+            return Err(Error::Interrupted);
+        }
+        storage::image_id(config, &tocs).ok_or(Error::Interrupted)
+    }
+
     /// What decrypts each of these layers.
     async fn secrets(&self, layers: &[Descriptor]) -> Result<Vec<Option<Secret>>> {
         let (layers, keys) = (layers.to_vec(), self.changing().decryption_keys.clone());

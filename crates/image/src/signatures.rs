@@ -187,7 +187,10 @@ pub(crate) fn evidence(store: &Store, image: &Image, visit: Visit<'_>) {
     let keys = image.big_data.iter().map(|(key, _)| key.as_str());
     let manifests = keys.filter(|key| *key == "manifest" || key.starts_with("manifest-"));
     let mut manifests: Vec<Vec<u8>> = manifests.filter_map(read).collect();
-    manifests.retain(|bytes| is_of(bytes, &image.id));
+    // Without them nothing fits an image that has some.
+    let tocs = store.layer_tocs(image.top_layer.as_ref());
+    let tocs = tocs.unwrap_or_default();
+    manifests.retain(|bytes| is_of(bytes, &image.id, &tocs));
     manifests.sort();
     manifests.dedup();
     let metadata = Metadata::parse(&image.metadata);
@@ -277,12 +280,21 @@ fn parts(bytes: &[u8]) -> (Vec<usize>, &[u8]) {
 }
 
 /// An image's ID is its configuration's digest, and the configuration names its layers; so a manifest
-/// with this configuration is one of this image, however it came here.
-fn is_of(manifest: &[u8], image: &ImageId) -> bool {
-    match Document::parse(manifest) {
-        Ok(Document::Image(manifest)) => manifest.config.digest.hex() == image.as_str(),
-        _ => false,
-    }
+/// with this configuration is one of this image, however it came here. Where layers are identified by
+/// their tables of contents, which the configuration does not name, the manifest has to name them.
+fn is_of(manifest: &[u8], image: &ImageId, tocs: &[Option<Digest>]) -> bool {
+    let Ok(Document::Image(manifest)) = Document::parse(manifest) else {
+        return false;
+    };
+    let layers = manifest.layers.iter();
+    let named = layers.map(crate::manifest::Descriptor::toc);
+    let same = tocs.len() == manifest.layers.len()
+        && tocs
+            .iter()
+            .zip(named)
+            .all(|(toc, named)| toc.is_none() || *toc == named);
+    (same || tocs.iter().all(Option::is_none))
+        && storage::image_id(&manifest.config.digest, tocs).as_ref() == Some(image)
 }
 
 fn split(bytes: &[u8], sizes: &[usize]) -> Vec<Signature> {

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-pub(crate) use self::overlay::lowers;
+pub(crate) use self::overlay::{link, lowers};
 pub(crate) use self::vfs::{Copied, copy_whole};
 use crate::error::Context;
 use crate::paths::Paths;

@@ -389,3 +389,8 @@ pub fn artifact_index(bytes: &[u8]) {
     };
     assert_eq!(digests(&changed), digests(&index));
 }
+
+/// What an additional layer store says of a layer: sizes keep their bounds, and what is taken comes back.
+pub fn offered_layer(bytes: &[u8]) {
+    crate::layer_stores::fuzz(bytes);
+}

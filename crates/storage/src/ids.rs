@@ -81,6 +81,13 @@ impl LayerId {
         Self(id.into())
     }
 
+    /// The ID that containers/image gives a layer that is identified by its table of contents.
+    pub(crate) fn by_toc(parent: Option<&Self>, toc: &crate::Digest) -> Self {
+        let parent = parent.map_or("", Self::as_str);
+        let id = crate::Digest::of(format!("{parent}+@TOC={}", toc.hex()).as_bytes());
+        Self(id.hex().into())
+    }
+
     /// An ID that nobody has.
     pub(crate) fn random() -> Self {
         Self(random_hex().into())

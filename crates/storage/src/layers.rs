@@ -115,9 +115,8 @@ impl Store {
         layer: &NewLayer,
         built: &Path,
     ) -> Result<LayerId, Error> {
-        let paths = self.paths();
         let elsewhere = self.additional_layers()?;
-        let mut layers = self.write_layers()?;
+        let layers = self.write_layers()?;
         let parent = layer.parent.as_ref();
         if let Some(parent) = parent
             && layers.get(parent.as_str()).is_none()
@@ -131,20 +130,37 @@ impl Store {
         }
         let taken = layers.get(derived.as_str()).is_some();
         let id = if taken { LayerId::random() } else { derived };
+        let record = record(&id, staged, layer);
+        let archive = Some(staged.staging.tar_split());
+        self.put_layer(layers, record, &staged.staging, built, archive)
+    }
+
+    /// Records a layer and moves what is `built` to where it belongs, with the tar-split of its archive.
+    pub(crate) fn put_layer(
+        &self,
+        mut layers: Writing<'_, LayerRecord, ()>,
+        record: LayerRecord,
+        staging: &Staging,
+        built: &Path,
+        tar_split: Option<&Path>,
+    ) -> Result<LayerId, Error> {
+        let paths = self.paths();
+        let id = record.id.clone();
         // Below the graph root also where images have a root of their own: current peers read both
         // files, podman 5.4 that one alone.
         let half = Half::Stable;
-        let record = record(&id, staged, layer);
         let (place, home) = (paths.image_layer(&id), paths.image_home());
         layers.rows.push(Arc::new(record));
         layers.save(half)?;
         sys::fault::point("storage.layer.recorded").at("commit", &place)?;
         let mut put = || {
             // Nobody owns a directory of that name: the record would say so.
-            staged.staging.take(&place)?;
+            staging.take(&place)?;
             rename(built, &place)?;
-            let tar_split = paths.own_beside_layers(&format!("{id}.tar-split.gz"));
-            rename(staged.staging.tar_split(), &tar_split)?;
+            if let Some(tar_split) = tar_split {
+                let to = paths.own_beside_layers(&format!("{id}.tar-split.gz"));
+                rename(tar_split, &to)?;
+            }
             paths.driver().placed(&home, &id)?;
             let mut changed = paths.driver().directories(&home);
             changed.push(paths.table("layers"));
@@ -164,7 +180,7 @@ impl Store {
                 .get_mut(id.as_str())
                 .expect("pushed above")
                 .mark_incomplete();
-            if let Err(undo) = open::remove_incomplete(paths, &mut layers, &staged.staging) {
+            if let Err(undo) = open::remove_incomplete(paths, &mut layers, staging) {
                 tracing::warn!(layer = %id, error = %undo, "incomplete layer not removed");
             }
             return Err(error);
@@ -184,7 +200,7 @@ impl Store {
 }
 
 /// Syncs a staged layer. One call for the file system: a layer has thousands of files.
-fn sync(path: &Path) -> Result<(), Error> {
+pub(crate) fn sync(path: &Path) -> Result<(), Error> {
     let dir = fs::File::open(path).at("open", path)?;
     sys::durable::sync_filesystem(&dir).at("sync", path)
 }

@@ -46,3 +46,7 @@ pub const TOC_BYTES: u64 = 32 << 20;
 pub const TAR_SPLIT_LINE_BYTES: u64 = 16 << 20;
 /// Bytes of a `link` or `lower` file (500 short names of 28 bytes, and a colon each).
 pub const LOWER_FILE_BYTES: u64 = 64 << 10;
+/// Bytes of what an additional layer store says of a layer (ours; a record has some hundred).
+pub(crate) const OFFERED_INFO_BYTES: u64 = 64 << 10;
+/// Bytes that it may say that a layer has (ours).
+pub(crate) const OFFERED_LAYER_BYTES: u64 = 1 << 40;

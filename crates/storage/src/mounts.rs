@@ -116,6 +116,7 @@ impl Store {
         label: &str,
         users: Option<&UserNamespace>,
     ) -> Result<PathBuf, Error> {
+        self.reach_offered(id)?;
         let merged = self.paths().merged(id);
         let mut points = MountPoints::lock(self)?;
         let mut mounted = mount::is_mount_point(&merged).at("stat", &merged)?;
@@ -167,6 +168,7 @@ impl Store {
         if self.driver() == Driver::Vfs {
             return whole::mount_image(&paths.files(top), target, view);
         }
+        self.reach_offered(top)?;
         // Short where it can be: all names together have to fit into a page on older kernels.
         let layer = paths.layer(top);
         let layer = layer.strip_prefix(paths.home()).unwrap_or(&layer);

@@ -16,7 +16,7 @@ use crate::paths::Paths;
 use crate::record::{ContainerRecord, LayerRecord, Record};
 use crate::staging::{self, Staging};
 use crate::table::{Half, Writing};
-use crate::{Driver, Error, LayerId, Store, containers, driver, mounts, quota};
+use crate::{Driver, Error, LayerId, Store, containers, driver, layer_stores, mounts, quota};
 
 /// File systems that can't hold overlay's upper layers, by `statfs(2)`'s magic number.
 const UNSUITABLE: [(u32, &str); 5] = [
@@ -267,6 +267,9 @@ pub(crate) fn take_layer(paths: &Paths, id: &LayerId, trash: &Staging) -> Result
         quota::release(&paths.home(), &layer);
     }
     paths.driver().forget(&layer)?;
+    if paths.driver() == Driver::Overlay {
+        layer_stores::forget(&layer);
+    }
     trash.take(&layer)?;
     trash.take(&paths.own_beside_layers(&format!("{id}.tar-split.gz")))?;
     trash.take(&paths.own_beside_layers(id.as_str()))

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::table::Half;
-use crate::{ContainerId, ImageId, LayerId};
+use crate::{ContainerId, Digest, ImageId, LayerId};
 
 /// A line of a table.
 pub(crate) trait Record: Clone + Serialize + DeserializeOwned {
@@ -22,6 +22,8 @@ pub(crate) trait Record: Clone + Serialize + DeserializeOwned {
 
 type Flags = Map<String, Value>;
 const INCOMPLETE: &str = "incomplete";
+/// containers/image's flag of a layer that was pulled by its table of contents.
+const EXPECTED_DIFF_ID: &str = "expected-layer-diffid";
 
 /// A layer, in `layers.json` or `volatile-layers.json`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -61,6 +63,13 @@ pub(crate) struct LayerRecord {
     pub(crate) diff_digest: String,
     #[serde(default, rename = "diff-size", skip_serializing_if = "is_zero")]
     pub(crate) diff_size: i64,
+    /// Of the table of contents of a layer that was pulled by it.
+    #[serde(
+        default,
+        rename = "toc-digest",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub(crate) toc_digest: String,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) compression: i64,
     #[serde(
@@ -101,6 +110,7 @@ impl LayerRecord {
             compressed_size: 0,
             diff_digest: String::new(),
             diff_size: 0,
+            toc_digest: String::new(),
             compression: 0,
             uidset: Vec::new(),
             gidset: Vec::new(),
@@ -128,6 +138,36 @@ impl LayerRecord {
     /// Whether it is a container's.
     pub(crate) fn is_writable(&self) -> bool {
         self.half == Half::Volatile
+    }
+
+    /// Says which diff ID an image promises of a layer whose archive nobody has read.
+    pub(crate) fn expect_diff_id(&mut self, diff_id: &Digest) {
+        self.flags
+            .insert(EXPECTED_DIFF_ID.into(), diff_id.as_str().into());
+    }
+
+    /// Digest of the table of contents by which it is identified; none if its archive was read.
+    pub(crate) fn toc(&self) -> Option<Digest> {
+        if !self.diff_digest.is_empty() {
+            return None;
+        }
+        self.toc_digest.parse().ok()
+    }
+
+    /// Whether it is usable, and identified by that table of contents, for that diff ID, on `parent`.
+    pub(crate) fn is_offered(
+        &self,
+        toc: &Digest,
+        diff_id: &Digest,
+        parent: Option<&LayerId>,
+    ) -> bool {
+        let expected = self.flags.get(EXPECTED_DIFF_ID).and_then(Value::as_str);
+        self.toc().as_ref() == Some(toc)
+            && expected == Some(diff_id.as_str())
+            && self.parent.as_ref() == parent
+            && !self.is_incomplete()
+            && !self.is_writable()
+            && !self.is_mapped()
     }
 
     /// Keys of its big data.

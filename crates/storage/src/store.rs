@@ -8,6 +8,7 @@ use crate::additional::Additional;
 use crate::containers::{self, ContainerIndex};
 use crate::error::Context;
 use crate::images::{self, ImageIndex};
+use crate::layer_stores::{LayerStore, LayerStores};
 use crate::paths::Paths;
 use crate::quota::Quotas;
 use crate::record::{ContainerRecord, ImageRecord, LayerRecord};
@@ -28,6 +29,8 @@ pub struct Options {
     pub image_root: Option<PathBuf>,
     /// Roots of further stores, which are only read.
     pub additional: Vec<PathBuf>,
+    /// Directories in which layers are offered that need not be fetched. With the driver overlay only.
+    pub layer_stores: Vec<LayerStore>,
     /// Options of the containers' overlay mounts (`nodev`, `metacopy=on`, …).
     pub mount_options: Vec<String>,
     /// Whether containers' mounts are volatile: nothing of them is synced.
@@ -57,6 +60,7 @@ impl Options {
             driver: Driver::default(),
             image_root: None,
             additional: Vec::new(),
+            layer_stores: Vec::new(),
             mount_options: Vec::new(),
             volatile: true,
             mount_home: true,
@@ -81,6 +85,7 @@ pub(crate) struct Inner {
     pub(crate) images: Table<ImageRecord, ImageIndex>,
     pub(crate) containers: Table<ContainerRecord, ContainerIndex>,
     pub(crate) additional: Vec<Additional>,
+    pub(crate) layer_stores: LayerStores,
     pub(crate) reserve: Reserve,
     /// Where the file system counts what containers' layers take.
     pub(crate) quotas: Option<Quotas>,
@@ -134,6 +139,7 @@ impl Store {
         roots.dedup();
         let reserve = Reserve::take(roots.into_iter());
         Ok(Self(Arc::new(Inner {
+            layer_stores: LayerStores::new(options.layer_stores.clone()),
             options,
             additional,
             reserve,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ::storage::{Driver, ForceMask};
+use ::storage::{Driver, ForceMask, LayerStore};
 use anyhow::{Result, anyhow};
 use config::Settings;
 
@@ -57,6 +57,9 @@ fn consistent(options: &::storage::Options) -> Result<(), &'static str> {
     if options.driver == Driver::Vfs && (program || options.force_mask.is_some()) {
         return Err("mount_program and force_mask are for the driver overlay");
     }
+    if options.force_mask.is_some() && !options.layer_stores.is_empty() {
+        return Err("force_mask and additional layer stores don't go together");
+    }
     if options.force_mask.is_some() && !program {
         return Err(
             "force_mask is only supported with a mount_program: no container could be made",
@@ -110,7 +113,14 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
         "ignore_chown_errors" => options.ignore_chown_errors = truth(value)?,
         // What does nothing when it is off.
         "use_composefs" if !truth(value)? => {}
-        "additionallayerstore" if value.is_empty() => {}
+        "additionallayerstore" if options.driver == Driver::Vfs => {
+            return Err(anyhow!("the driver vfs takes no layers of other stores"));
+        }
+        "additionallayerstore" => {
+            for one in value.split(',').filter(|one| !one.is_empty()) {
+                options.layer_stores.push(layer_store(one)?);
+            }
+        }
         "mount_program" => options.mount_program = program(value)?,
         "force_mask" => options.force_mask = mask(value)?,
         "sync" => return Err(anyhow!("neither none nor filesystem")),
@@ -121,12 +131,27 @@ fn apply(option: &str, options: &mut ::storage::Options) -> Result<()> {
                 number => number.parse().map_err(|_| anyhow!("no number"))?,
             };
         }
-        "use_composefs" | "additionallayerstore" => {
-            return Err(anyhow!("not supported"));
-        }
+        "use_composefs" => return Err(anyhow!("not supported")),
         _ => return Err(anyhow!("unknown option")),
     }
     Ok(())
+}
+
+/// `PATH`, or `PATH:ref` where layers are below their image's reference.
+fn layer_store(text: &str) -> Result<LayerStore> {
+    let (path, by_reference) = match text.split_once(':') {
+        None => (text, false),
+        Some((path, "ref")) => (path, true),
+        Some((_, option)) => return Err(anyhow!("unknown option {option:?} of a layer store")),
+    };
+    let path = PathBuf::from(path);
+    if !path.is_absolute() {
+        return Err(anyhow!("the path of a layer store has to be absolute"));
+    }
+    if !path.is_dir() {
+        return Err(anyhow!("no directory of layers is there"));
+    }
+    Ok(LayerStore { path, by_reference })
 }
 
 fn program(path: &str) -> Result<Option<PathBuf>> {
@@ -274,6 +299,38 @@ mod tests {
         assert!(!none.ignore_chown_errors);
         apply("ignore_chown_errors=true", &mut none).unwrap();
         assert!(none.ignore_chown_errors);
+    }
+
+    #[test]
+    fn layer_stores_are_directories_for_overlay() {
+        let mut got = options();
+        apply("additionallayerstore=", &mut got).unwrap();
+        apply("overlay.additionallayerstore=/,/tmp:ref", &mut got).unwrap();
+        let stores = got.layer_stores.iter();
+        let stores: Vec<_> = stores
+            .map(|it| (it.path.to_str(), it.by_reference))
+            .collect();
+        assert_eq!(stores, [(Some("/"), false), (Some("/tmp"), true)]);
+        let driver = Driver::Vfs;
+        let mut vfs = ::storage::Options {
+            driver,
+            ..options()
+        };
+        for (option, told) in [
+            ("additionallayerstore=/:ref:ref", "unknown option"),
+            ("additionallayerstore=/:other", "unknown option"),
+            ("additionallayerstore=tmp", "absolute"),
+            ("additionallayerstore=/no/such/place", "no directory"),
+        ] {
+            let error = apply(option, &mut options()).unwrap_err().to_string();
+            assert!(error.contains(told), "{option}: {error}");
+        }
+        assert!(apply("additionallayerstore=/", &mut vfs).is_err());
+        apply("mount_program=/bin/sh", &mut got).unwrap();
+        assert!(consistent(&got).is_ok());
+        apply("force_mask=shared", &mut got).unwrap();
+        let error = consistent(&got).unwrap_err();
+        assert!(error.contains("don't go together"), "{error}");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(crate) fn open(document: &[u8], keys: &[Key]) -> Result<Vec<u8>, String> {
             header: document.header.clone(),
             encrypted_key: document.encrypted_key.clone(),
         }],
-        many if many.len() > limits::JWE_RECIPIENTS => return Err("too many recipients".to_owned()),
+        many if many.len() > limits::RECIPIENTS => return Err("too many recipients".to_owned()),
         many => many.to_vec(),
     };
     let shared = protected.or(&document.unprotected);
@@ -120,7 +120,7 @@ impl Header {
         let wrapped = decode(wrapped)?;
         let alg = self.alg.as_deref().unwrap_or_default();
         match (alg, key) {
-            ("RSA-OAEP" | "RSA-OAEP-256", Key::Rsa(key)) => {
+            ("RSA-OAEP" | "RSA-OAEP-256", Key::Rsa { oaep: key, .. }) => {
                 let padding = match alg {
                     "RSA-OAEP" => &OAEP_SHA1_MGF1SHA1,
                     _ => &OAEP_SHA256_MGF1SHA256,

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::agreement::{self, PrivateKey};
-use aws_lc_rs::rsa::{OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use aws_lc_rs::rsa::{OaepPrivateDecryptingKey, Pkcs1PrivateDecryptingKey, PrivateDecryptingKey};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 
@@ -17,8 +17,11 @@ mod jwk;
 /// A private key.
 #[derive(Debug)]
 pub(crate) enum Key {
-    /// For RSA-OAEP.
-    Rsa(OaepPrivateDecryptingKey),
+    /// One key, for either padding.
+    Rsa {
+        oaep: OaepPrivateDecryptingKey,
+        pkcs1: Pkcs1PrivateDecryptingKey,
+    },
     /// For ECDH.
     Ec(PrivateKey),
 }
@@ -125,6 +128,9 @@ impl Key {
         match PrivateKeyDer::from_pem_slice(bytes) {
             Ok(PrivateKeyDer::Pkcs1(der)) => Self::from_pkcs8(&pkcs8_of(der.secret_pkcs1_der())),
             Ok(key) => Self::from_pkcs8(key.secret_der()),
+            Err(_) if contains(bytes, b"-----BEGIN CERTIFICATE") => {
+                Err("a certificate, of which only the key is needed")
+            }
             Err(_) if is_pem => Err("no private key"),
             Err(_) => Self::from_pkcs8(bytes).or_else(|_| Self::from_pkcs8(&pkcs8_of(bytes))),
         }
@@ -133,10 +139,11 @@ impl Key {
     /// Of PKCS #8, or SEC 1 for elliptic curves.
     fn from_pkcs8(der: &[u8]) -> Result<Self, &'static str> {
         if let Ok(key) = PrivateDecryptingKey::from_pkcs8(der) {
-            let key = OaepPrivateDecryptingKey::new(key);
-            return key
-                .map(Self::Rsa)
-                .map_err(|_| "an RSA key that is not accepted");
+            let refused = |_| "an RSA key that is not accepted";
+            return Ok(Self::Rsa {
+                oaep: OaepPrivateDecryptingKey::new(key.clone()).map_err(refused)?,
+                pkcs1: Pkcs1PrivateDecryptingKey::new(key).map_err(refused)?,
+            });
         }
         let curves = [
             &agreement::ECDH_P256,
@@ -149,6 +156,11 @@ impl Key {
         keys.next()
             .map(Self::Ec)
             .ok_or("no private key of a known kind")
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_pkcs8(der: &[u8]) -> Self {
+        Self::from_pkcs8(der).expect("a key that was just made")
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
@@ -174,7 +186,7 @@ fn pkcs8_of(pkcs1: &[u8]) -> Vec<u8> {
 }
 
 /// A DER element (X.690, 8.1.3).
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(super) fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();
     let significant = length.iter().copied().skip_while(|byte| *byte == 0);
     let significant: Vec<u8> = significant.collect();
@@ -224,6 +236,8 @@ mod tests {
         let locked =
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
         fs::write(dir.path().join("locked.pem"), locked).unwrap();
+        let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        fs::write(dir.path().join("its.crt"), certificate).unwrap();
         let keys = Keys::load(dir.path()).unwrap();
         let text = keys.explain(String::new());
         assert!(text.contains("README: no private key"), "{text}");
@@ -231,6 +245,7 @@ mod tests {
             text.contains("locked.pem: encrypted with a password"),
             "{text}"
         );
+        assert!(text.contains("its.crt: a certificate"), "{text}");
         std::os::unix::fs::symlink("more", dir.path().join("link")).unwrap();
         assert!(matches!(Keys::load(dir.path()), Err(Error::Config { .. })));
     }

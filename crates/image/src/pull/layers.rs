@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::future::{Either, join, join3, ready};
-use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, UnpackLimits};
+use storage::{
+    Compression, Digest, LayerId, NewLayer, OfferedLayer, StagedLayer, Store, UnpackLimits,
+};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -29,6 +31,8 @@ pub(super) struct Wanted {
     pub(super) diff_id: Digest,
     /// What decrypts the blob.
     pub(super) secret: Option<Secret>,
+    /// The table of contents by which another store of the node may offer it.
+    pub(super) toc: Option<Digest>,
 }
 
 /// Where blobs come from.
@@ -63,15 +67,17 @@ impl Puller {
     pub(super) async fn fetch_layers(
         &self,
         wanted: Vec<Wanted>,
+        name: String,
         blobs: Blobs,
         pull: &Arc<Tracker>,
     ) -> Result<Option<LayerId>> {
         let trackers = pull.set_layers(wanted.iter().map(|it| (&it.blob.digest, it.blob.size)));
         let (mut top, present) = self.present(&wanted).await?;
+        let mut offered = self.offered(&wanted[present..], name).await;
         let mut fetching = Fetching::default();
         for (at, layer) in wanted.iter().enumerate() {
             let tracker = Arc::clone(&trackers[at]);
-            if at < present {
+            if at < present || offered[at - present].is_some() {
                 tracker.set(LayerState::Present);
                 let blob = &layer.blob;
                 self.counters.skipped(pull.name(&blob.digest), blob.size);
@@ -83,6 +89,12 @@ impl Puller {
         }
         for (at, wanted) in wanted.into_iter().enumerate().skip(present) {
             let (descriptor, diff_id) = (wanted.blob, wanted.diff_id);
+            if let Some(layer) = offered[at - present].take() {
+                let (store, parent) = (self.store.clone(), top.take());
+                let commit = move || store.commit_offered(layer, &diff_id, parent.as_ref());
+                top = Some(self.files.run(commit).await?);
+                continue;
+            }
             // What was encrypted has no blob that others could ask for.
             let open = wanted.secret.is_none();
             let unpacked = fetching.next().await?;
@@ -119,18 +131,40 @@ impl Puller {
     /// How many layers from the lowest up the store has, and the ID of the last of them.
     async fn present(&self, wanted: &[Wanted]) -> Result<(Option<LayerId>, usize)> {
         let store = self.store.clone();
-        let diff_ids: Vec<_> = wanted.iter().map(|it| it.diff_id.clone()).collect();
+        let wanted = wanted.iter();
+        let layers: Vec<_> = wanted
+            .map(|it| (it.diff_id.clone(), it.toc.clone()))
+            .collect();
         let found = self.files.run(move || {
             let mut top = None;
-            for (at, diff_id) in diff_ids.iter().enumerate() {
-                match store.layer_for(diff_id, top.as_ref())? {
+            for (at, (diff_id, toc)) in layers.iter().enumerate() {
+                let unpacked = store.layer_for(diff_id, top.as_ref())?;
+                let found = match (unpacked, toc) {
+                    (None, Some(toc)) => store.layer_for_toc(toc, diff_id, top.as_ref())?,
+                    (unpacked, _) => unpacked,
+                };
+                match found {
                     Some(layer) => top = Some(layer),
                     None => return Ok((top, at)),
                 }
             }
-            Ok((top, diff_ids.len()))
+            Ok((top, layers.len()))
         });
         found.await.map_err(|error: storage::Error| error.into())
+    }
+
+    /// What additional layer stores offer of these layers of an image of that name.
+    async fn offered(&self, wanted: &[Wanted], name: String) -> Vec<Option<OfferedLayer>> {
+        let tocs: Vec<_> = wanted.iter().map(|it| it.toc.clone()).collect();
+        if tocs.iter().all(Option::is_none) {
+            return tocs.into_iter().map(|_| None).collect();
+        }
+        let store = self.store.clone();
+        let ask = move || {
+            let tocs = tocs.iter().map(Option::as_ref);
+            tocs.map(|toc| store.offered_layer(toc?, &name)).collect()
+        };
+        self.offers.run(ask).await
     }
 
     fn start(

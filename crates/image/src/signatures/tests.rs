@@ -194,3 +194,34 @@ fn sizes_that_lie_end_the_list() {
     assert_eq!(split(&bytes, &[0]), []);
     assert_eq!(split(&bytes, &[usize::MAX]), []);
 }
+
+#[test]
+fn a_manifest_is_of_an_image_with_offered_layers_only_if_it_names_them() {
+    let (config, toc) = (Digest::of(b"config"), Digest::of(b"toc"));
+    let manifest = |named: &Digest| {
+        let layer = |annotations: serde_json::Value| {
+            serde_json::json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "digest": config, "size": 1, "annotations": annotations})
+        };
+        let named = serde_json::json!({"containerd.io/snapshot/stargz/toc.digest": named});
+        serde_json::json!({"schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": config, "size": 1},
+            "layers": [layer(serde_json::json!({})), layer(named)]})
+        .to_string()
+        .into_bytes()
+    };
+    let (good, other) = (manifest(&toc), manifest(&Digest::of(b"other")));
+    let unpacked: ImageId = config.hex().parse().unwrap();
+    let tocs = [None, Some(toc)];
+    let offered = storage::image_id(&config, &tocs).unwrap();
+    assert!(is_of(&good, &offered, &tocs));
+    assert!(
+        !is_of(&other, &offered, &tocs),
+        "the one that was signed names another"
+    );
+    assert!(!is_of(&good, &unpacked, &tocs) && !is_of(&good, &offered, &[]));
+    assert!(!is_of(&good, &offered, &tocs[1..]) && !is_of(&good, &offered, &[None, None]));
+    assert!(is_of(&good, &unpacked, &[None, None]) && is_of(&other, &unpacked, &[]));
+}

@@ -34,6 +34,7 @@ mod fake;
 mod loading;
 mod memory;
 mod network;
+mod offered;
 mod pulling;
 mod removing;
 mod sharing;

@@ -24,6 +24,15 @@ impl Node {
 
     /// The same with other options.
     pub(crate) fn with(registries: &str, change: impl FnOnce(&mut Options)) -> Self {
+        Self::with_layer_stores(registries, change, Vec::new())
+    }
+
+    /// The same with other stores that offer layers.
+    pub(crate) fn with_layer_stores(
+        registries: &str,
+        change: impl FnOnce(&mut Options),
+        layer_stores: Vec<storage::LayerStore>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("registries.conf"), registries).unwrap();
@@ -46,6 +55,7 @@ impl Node {
         change(&mut options);
         let store = Store::open(storage::Options {
             lock_timeout: Duration::from_secs(10),
+            layer_stores,
             ..storage::Options::new(path("root"), path("run"))
         })
         .unwrap();

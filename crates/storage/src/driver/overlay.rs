@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::{ROOT_MODE, Writable, chown, make_dir, set_mode};
 use crate::error::Context;
 use crate::paths::Paths;
-use crate::{Error, LayerId, StagedLayer, force_mask, limits};
+use crate::{Error, LayerId, StagedLayer, force_mask, layer_stores, limits};
 
 const LINK_LENGTH: usize = 26;
 
@@ -148,8 +148,7 @@ fn root_like_parent(paths: &Paths, diff: &Path, parent: &LayerId) -> Result<(), 
 }
 
 fn root_of(paths: &Paths, layer: &LayerId) -> Result<fs::Metadata, Error> {
-    let of = paths.layer(layer).join("diff");
-    fs::metadata(&of).at("stat", &of)
+    layer_stores::metadata(&paths.layer(layer).join("diff"))
 }
 
 /// Makes the directory of a writable layer on top of its parent. With a map, what the layer's root
@@ -204,6 +203,11 @@ pub(super) fn build(
         root_like_parent(paths, &staged.staging.diff(), parent)?;
     }
     Ok(layer)
+}
+
+/// Names a layer that is to be in directory `layer`, and those below it.
+pub(crate) fn link(paths: &Paths, layer: &Path, parent: Option<&LayerId>) -> Result<(), Error> {
+    write_links(paths, layer, &Link::random(), parent)
 }
 
 /// Makes a layer, which is where it belongs, known by its short name.

@@ -181,7 +181,7 @@ pub(crate) fn put_image(store: &Store, tars: &[Vec<u8>], names: &[&str]) -> std:
         .unwrap()
 }
 
-fn manifest_and_config(tars: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn manifest_and_config(tars: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
     let quoted = |tar: &Vec<u8>| format!("\"{}\"", Digest::of(tar));
     let ids: Vec<String> = tars.iter().map(quoted).collect();
     let config = format!(

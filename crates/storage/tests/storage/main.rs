@@ -20,6 +20,7 @@ mod floods;
 mod harness;
 mod hostile;
 mod images;
+mod layer_stores;
 mod owners;
 mod peers;
 mod peers_roots;

@@ -13,11 +13,12 @@ use crate::fixture;
 use crate::peers::{peer, tree};
 use crate::reload::{DONE, reload};
 
-/// Makes a key pair, `NAME.key` and `NAME.pub`, by openssl.
+/// Makes a key pair, `NAME.key` and `NAME.pub`, by openssl, and its certificate, `NAME.crt`.
 fn make_key(dir: &Path, name: &str, generate: &str) -> Result<()> {
     let (command, options) = generate.split_once(' ').unwrap_or((generate, ""));
     let script = format!(
-        "openssl {command} -out {name}.key {options} && openssl pkey -in {name}.key -pubout -out {name}.pub"
+        "openssl {command} -out {name}.key {options} && openssl pkey -in {name}.key -pubout -out {name}.pub \
+         && openssl req -x509 -key {name}.key -days 2 -subj /CN={name} -out {name}.crt"
     );
     #[allow(clippy::disallowed_methods, reason = "a test's own child")]
     let made = Command::new("sh")
@@ -65,14 +66,24 @@ async fn images_that_skopeo_encrypted_run_where_their_key_is() -> Result<()> {
     )?;
     make_key(&dir, "other", "genrsa 3072")?;
 
-    let kinds: [(&str, &[&str], Compression); 5] = [
-        ("rsa", &["rsa"], Compression::Gzip),
-        ("p256", &["p256"], Compression::Zstd),
-        ("p384", &["p384"], Compression::None),
-        ("p521", &["p521"], Compression::Gzip),
-        ("many", &["other", "p256", "rsa"], Compression::Gzip),
+    let kinds: [(&str, &[&str], Compression); 7] = [
+        ("rsa", &["jwe:rsa.pub"], Compression::Gzip),
+        ("p256", &["jwe:p256.pub"], Compression::Zstd),
+        ("p384", &["jwe:p384.pub"], Compression::None),
+        ("p521", &["jwe:p521.pub"], Compression::Gzip),
+        (
+            "many",
+            &["jwe:other.pub", "jwe:p256.pub", "jwe:rsa.pub"],
+            Compression::Gzip,
+        ),
+        ("certificate", &["pkcs7:rsa.crt"], Compression::Gzip),
+        (
+            "certificates",
+            &["pkcs7:other.crt", "pkcs7:rsa.crt"],
+            Compression::Zstd,
+        ),
     ];
-    let mut script = String::new();
+    let mut script = format!("cd {}\n", dir.display());
     for (name, recipients, compression) in kinds {
         let mark = Entry::file("mark", 0o644, format!("mark of {name}\n"));
         let image = ImageMaker::busybox()
@@ -82,7 +93,7 @@ async fn images_that_skopeo_encrypted_run_where_their_key_is() -> Result<()> {
         f.registry.push("plain", name, &image)?;
         let recipients: Vec<_> = recipients
             .iter()
-            .map(|key| format!("--encryption-key jwe:{}/{key}.pub", dir.display()))
+            .map(|key| format!("--encryption-key {key}"))
             .collect();
         script.push_str(&format!(
             "skopeo copy --src-tls-verify=false --dest-tls-verify=false {} docker://{} docker://{}\n",
@@ -95,8 +106,9 @@ async fn images_that_skopeo_encrypted_run_where_their_key_is() -> Result<()> {
 
     // Without a key, and with another's.
     let reference = f.registry.reference("secret", "rsa");
-    let denied = async |expected: &str| -> Result<()> {
-        let denied = f.node.pull(&reference).await.unwrap_err();
+    let certificate = f.registry.reference("secret", "certificate");
+    let denied = async |reference: &str, expected: &str| -> Result<()> {
+        let denied = f.node.pull(reference).await.unwrap_err();
         let denied = format!("{denied:#}");
         ensure!(
             denied.contains("is encrypted") && denied.contains(expected),
@@ -105,13 +117,15 @@ async fn images_that_skopeo_encrypted_run_where_their_key_is() -> Result<()> {
         Ok(())
     };
     let installed = keys.path().join("installed");
-    denied("no key in").await?;
+    denied(&reference, "no key in").await?;
     std::fs::create_dir(&installed)?;
     std::fs::copy(dir.join("p521.key"), installed.join("first"))?;
-    denied("no key fits").await?;
+    for reference in [&reference, &certificate] {
+        denied(reference, "no key fits").await?;
+    }
     // Its content is in the store, from the image that was not encrypted: no key, no image.
     f.node.pull(&f.registry.reference("plain", "rsa")).await?;
-    denied("no key fits").await?;
+    denied(&reference, "no key fits").await?;
 
     for key in ["rsa", "p256", "p384"] {
         std::fs::copy(dir.join(format!("{key}.key")), installed.join(key))?;
@@ -168,7 +182,7 @@ async fn images_that_skopeo_encrypted_run_where_their_key_is() -> Result<()> {
     // Other keys count from a reload on.
     let elsewhere = "[crio.runtime]\ndecryption_keys_path = \"/no/such\"\n";
     reload(&f, elsewhere, DONE).await?;
-    denied("no key in").await?;
+    denied(&reference, "no key in").await?;
     reload(&f, "", DONE).await?;
     f.node.pull(&reference).await?;
     f.node.kill_daemon()?;

@@ -158,7 +158,7 @@ mod tests {
             numbers = rest;
         }
         let text = format!("\n {{{}}}", members.join(","));
-        let Ok(Key::Rsa(read)) = Key::parse(text.as_bytes()) else {
+        let Ok(Key::Rsa { oaep: read, .. }) = Key::parse(text.as_bytes()) else {
             panic!("no key");
         };
         let public = aws_lc_rs::rsa::OaepPublicEncryptingKey::new(key.public_key()).unwrap();
