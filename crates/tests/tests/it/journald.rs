@@ -22,6 +22,9 @@ enum Journal {
     ),
 }
 
+/// The fields of an entry.
+type Entry = serde_json::Map<String, serde_json::Value>;
+
 const DIR: &str = "/run/systemd/journal";
 
 impl Journal {
@@ -38,15 +41,15 @@ impl Journal {
         Ok(Self::Own(own, places))
     }
 
-    /// Waits for an entry of this container with this text; what it is.
-    async fn entry(&self, id: &str, text: &str) -> Result<String> {
+    /// Waits for an entry of this container with this text.
+    async fn entry(&self, id: &str, text: &str) -> Result<Entry> {
         if let Self::Own(socket, _) = self {
             let mut buffer = vec![0; 65_536];
             loop {
                 let length = socket.recv(&mut buffer)?;
-                let entry = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
-                if entry.contains(id) && entry.contains(text) {
-                    return Ok(entry.into_owned());
+                let entry = sent(buffer.get(..length).unwrap_or_default())?;
+                if is(&entry, "CONTAINER_ID_FULL", id) && is(&entry, "MESSAGE", text) {
+                    return Ok(entry);
                 }
             }
         }
@@ -55,16 +58,42 @@ impl Journal {
             tick.tick().await;
             let of = format!("CONTAINER_ID_FULL={id}");
             let told = Command::new("journalctl")
-                .args(["--output=export", "--no-pager", &of])
+                .args(["--output=json", "--all", "--no-pager", &of])
                 .output()?;
-            let told = String::from_utf8_lossy(&told.stdout).into_owned();
-            let mut entries = told.split("\n\n");
-            if let Some(entry) = entries.find(|entry| entry.contains(text)) {
-                return Ok(entry.to_owned());
+            for line in told.stdout.split(|byte| *byte == b'\n') {
+                if line.is_empty() {
+                    continue;
+                }
+                let entry: Entry = serde_json::from_slice(line)?;
+                if is(&entry, "MESSAGE", text) {
+                    return Ok(entry);
+                }
             }
         }
         anyhow::bail!("no entry with {text:?}")
     }
+}
+
+/// The fields of an entry as it is sent: each a name, the length of its value, and that.
+fn sent(mut bytes: &[u8]) -> Result<Entry> {
+    let mut fields = Entry::new();
+    while !bytes.is_empty() {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let (name, rest) = bytes.split_at(end.context("a name")?);
+        let rest = rest.get(1..).context("a length")?;
+        let (length, rest) = rest.split_first_chunk().context("a length")?;
+        let length = usize::try_from(u64::from_le_bytes(*length))?;
+        let value = rest.get(..length).context("a value")?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        fields.insert(text(name), text(value).into());
+        bytes = rest.get(length + 1..).context("an end")?;
+    }
+    Ok(fields)
+}
+
+/// Whether a field has this value. Of the node's some are no text: AppArmor's label ends a line.
+fn is(entry: &Entry, field: &str, value: &str) -> bool {
+    entry.get(field).and_then(serde_json::Value::as_str) == Some(value)
 }
 
 impl Drop for Journal {
@@ -91,15 +120,18 @@ async fn what_containers_write_is_in_the_journal_too() -> Result<()> {
         .run(&pod, container("c", &f.image, &["sh", "-c", script]))
         .await?;
     let first = journal.entry(&id, "first").await?;
-    let level = |entry: &str, level: u8| {
-        // Of the journal's own form and of journalctl's.
-        entry.contains(&format!("PRIORITY\n\u{1}\0\0\0\0\0\0\0{level}\n"))
-            || entry.contains(&format!("PRIORITY={level}\n"))
-    };
-    ensure!(level(&first, 6), "{first:?}");
-    ensure!(first.contains("k8s_c_journaled_default_"), "{first:?}");
+    let name = "k8s_c_journaled_default_uid-journaled_0";
+    for (field, value) in [
+        ("PRIORITY", "6"),
+        ("CONTAINER_ID", &id[..12]),
+        ("CONTAINER_NAME", name),
+        ("SYSLOG_IDENTIFIER", name),
+    ] {
+        ensure!(is(&first, field, value), "{field}: {first:?}");
+    }
     let bad = journal.entry(&id, "bad").await?;
-    ensure!(level(&bad, 3), "{bad:?}");
+    ensure!(is(&bad, "PRIORITY", "3"), "{bad:?}");
+    ensure!(is(&bad, "CONTAINER_NAME", name), "{bad:?}");
     // A successor of the monitor does the same.
     let first = monitor(&f.node, &pod, None).await;
     rustix::process::kill_process(first, rustix::process::Signal::KILL)?;
@@ -107,7 +139,7 @@ async fn what_containers_write_is_in_the_journal_too() -> Result<()> {
     f.node.restart().await?;
     f.node.exec(&id, &["touch", "/again"]).await?;
     let second = journal.entry(&id, "second").await?;
-    ensure!(level(&second, 4), "{second:?}");
+    ensure!(is(&second, "PRIORITY", "4"), "{second:?}");
     let log = f.node.log("journaled", "c").context("the log")?;
     ensure!(
         log.contains("stdout F first") && log.contains("stdout F <4>second"),
