@@ -43,9 +43,14 @@ impl Store {
         &self,
         may_go: impl Fn(&LayerRecord) -> bool,
     ) -> Result<usize, Error> {
-        let trash = Staging::new(self.paths())?;
+        // Emptied after the lock's end.
+        let trash;
         let mut layers = self.write_layers()?;
         let going = self.unreferenced(&layers.rows, may_go)?;
+        if going.is_empty() {
+            return Ok(0);
+        }
+        trash = Staging::new(self.paths())?;
         for id in &going {
             tracing::info!(layer = %id, "removing a layer that nothing refers to");
         }
