@@ -214,8 +214,8 @@ impl Pod {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Whatever state the test left it in.
-        for cgroup in ["", "-monitor"] {
+        // Whatever state the test left it in. The monitor's first: a runtime in it may still be making the other.
+        for cgroup in ["-monitor", ""] {
             let cgroup = Cgroup::at(&format!("/{}{cgroup}", self.name)).unwrap();
             for pid in cgroup.kill().unwrap_or_default() {
                 if let Ok(pidfd) = sys::pidfd::open(pid) {
@@ -223,7 +223,12 @@ impl Drop for Guard {
                     let _late = sys::pidfd::wait_ended(pidfd.as_fd(), Some(PATIENCE));
                 }
             }
-            let _left = cgroup.remove();
+            let removed = cgroup.remove_when_empty(PATIENCE);
+            assert!(
+                removed.is_ok() || std::thread::panicking(),
+                "{}: {removed:?}",
+                self.name
+            );
         }
     }
 }

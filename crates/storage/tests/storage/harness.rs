@@ -214,6 +214,23 @@ pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> (bool, Str
     (output.status.success(), text)
 }
 
+/// Runs the calling test, of that whole name, again in namespaces of its own, one of mounts and what `unshare(1)` is
+/// asked for besides: whatever ends that process, no mount of it is left. True in that process.
+pub(crate) fn is_apart(name: &str, namespaces: &[&str]) -> bool {
+    const APART: &str = "CRIOXIDE_TEST_APART";
+    if std::env::var_os(APART).is_some() {
+        return true;
+    }
+    let (this, apart) = (std::env::current_exe().unwrap(), format!("{APART}=1"));
+    let test = [this.to_str().unwrap(), "--exact", name, "--nocapture"];
+    let mounts = ["--mount", "--propagation=private"];
+    let arguments = [namespaces, &mounts, &["env", &apart], &test].concat();
+    let (fine, output) = run("unshare", &arguments);
+    eprintln!("{output}");
+    assert!(fine, "see above");
+    false
+}
+
 /// An archive that GNU tar makes of `.` in `dir`.
 pub(crate) fn gnu_tar(dir: &Path, options: &[&str]) -> Vec<u8> {
     let mut tar = tempfile::NamedTempFile::new().unwrap();

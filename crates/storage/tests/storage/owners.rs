@@ -6,22 +6,13 @@ use std::os::unix::fs::MetadataExt as _;
 use crioxide_storage::{CheckOptions, Depth, Driver, Options, Store, UnpackLimits};
 
 use crate::archive::{Archive, base, header};
-use crate::harness::{options_of, put_image, run};
+use crate::harness::{is_apart, options_of, put_image};
 use crate::peers::new_container;
-
-const INSIDE: &str = "CRIOXIDE_TEST_USERS";
 
 #[test]
 fn owners_that_can_t_be_given_are_left_out_where_that_is_wished() {
-    if std::env::var_os(INSIDE).is_none() {
-        let this = std::env::current_exe().unwrap();
-        let name = "owners::owners_that_can_t_be_given_are_left_out_where_that_is_wished";
-        let inside = format!("{INSIDE}=1");
-        let this = this.to_str().unwrap();
-        let users = ["--user", "--map-root-user", "--mount", "env", &inside];
-        let arguments = [&users[..], &[this, "--exact", name, "--nocapture"]].concat();
-        let (fine, output) = run("unshare", &arguments);
-        assert!(fine, "{output}");
+    let name = "owners::owners_that_can_t_be_given_are_left_out_where_that_is_wished";
+    if !is_apart(name, &["--user", "--map-root-user"]) {
         return;
     }
     let mut file = header(b'0', "home/file").mode(0o640).size(2);

@@ -12,11 +12,9 @@ use crioxide_storage::{
 use sys::beneath::Dir;
 
 use crate::archive::{Archive, base};
-use crate::harness::{options, options_of, put_image, run};
+use crate::harness::{is_apart, options, options_of, put_image, run};
 use crate::peers::new_container;
 
-/// Set in the process that has a mount namespace of its own.
-const INSIDE: &str = "CRIOXIDE_TEST_MOUNTS";
 /// Set where a kernel with quotas is what the tests are run for.
 const NEEDED: &str = "CRIOXIDE_TEST_QUOTAS";
 
@@ -25,23 +23,7 @@ const MIB: u64 = 1 << 20;
 /// Runs `test` on each kind of file system that this kernel counts projects on, with or without limits
 /// in force; `name` is the calling test's, which is run again in a mount namespace of its own.
 fn on_each(name: &str, enforced: bool, test: fn(&Path)) {
-    if std::env::var_os(INSIDE).is_none() {
-        let this = std::env::current_exe().unwrap();
-        let (fine, output) = run(
-            "unshare",
-            &[
-                "--mount",
-                "--propagation=private",
-                "env",
-                &format!("{INSIDE}=1"),
-                this.to_str().unwrap(),
-                "--exact",
-                &format!("quota::{name}"),
-                "--nocapture",
-            ],
-        );
-        eprintln!("{output}");
-        assert!(fine, "see above");
+    if !is_apart(&format!("quota::{name}"), &[]) {
         return;
     }
     for (kind, bytes, features, counting) in [
