@@ -176,9 +176,11 @@ mod tests {
         };
         let own = [device("/dev/null", "rwm")];
         let all = resolve(&[device("/dev/null", "r")], &own, owner, true).unwrap();
-        for (path, user) in [("/dev/null", 1234), ("/dev/zero", 0)] {
+        for (path, user) in [("/dev/null", Some(1234)), ("/dev/zero", None)] {
             let node = all.nodes.iter().find(|node| node.path == path).unwrap();
-            assert_eq!((node.uid, node.gid), (user, 0), "{path}");
+            let of_host = std::fs::metadata(path).unwrap();
+            let user = user.unwrap_or(of_host.uid());
+            assert_eq!((node.uid, node.gid), (user, of_host.gid()), "{path}");
         }
         assert_eq!(
             all.nodes

@@ -2,8 +2,9 @@
 //!
 //! Each call waits for itself, on events and under no lock: a later call with a shorter time-out
 //! kills earlier, one with a longer time-out has no effect, and one that waits 24 hours holds
-//! nobody up. Who was paused goes on first: it could not hear anything. Once SIGKILL goes out, no command is started in the container any more: until then
-//! its preparations for the end may need some.
+//! nobody up. Who was paused goes on first: it could not hear anything. Once SIGKILL goes out, no
+//! command is started in the container any more: until then its preparations for the end may need
+//! some.
 
 use std::convert::Infallible;
 use std::os::unix::ffi::OsStrExt as _;
