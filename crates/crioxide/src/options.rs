@@ -51,6 +51,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         pinns: path("pinns_path").map_or_else(|| programs::find("pinns"), Ok)?,
         monitor: programs::find("crioxide-monitor")?,
         pause: programs::find("pause").ok(),
+        decode_env: programs::find("decode-env").ok(),
         keeper: keeper(settings, matches)?,
         default_capabilities: capabilities(settings)?,
         inheritable_capabilities: settings.bool(section, "add_inheritable_capabilities"),

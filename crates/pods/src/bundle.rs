@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use spec::container::{Namespace, Namespaces, Parts};
+use spec::environment::{DECODER, Environment};
+use spec::mounts::Bind;
 use spec::process::ImageDefaults;
 use spec::{mounts, oci, seccomp};
 
@@ -68,7 +70,13 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     rootfs.make_dir(&cwd, None)?;
     let env = environment(node, from)?;
     let mut own_files = pod_files(pod);
-    own_files.extend(accounts::complete(&rootfs, from, &user, &env, &cwd)?);
+    own_files.extend(accounts::complete(
+        &rootfs,
+        from,
+        &user,
+        &env.entries,
+        &cwd,
+    )?);
     own_files.extend(timezone::set(
         &rootfs,
         from,
@@ -83,6 +91,9 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     let mut binds = binds::requested(node, from, &handler)?;
     binds.extend(own_volumes::make(node, from, &rootfs, &user)?);
     binds.extend(default_mounts::make(node, from, &binds)?);
+    if !env.encoded.is_empty() {
+        binds.push(decoder(node, from)?);
+    }
     let all_devices = request.privileged && !handler.config.privileged_without_host_devices;
     let owner = match node.options.device_ownership {
         true => devices::Owner {
@@ -123,8 +134,12 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     let process = oci::Process {
         terminal: request.tty,
         user,
-        args: spec::process::arguments(&from.image, &request.command, &request.args)?,
-        env,
+        args: env.decoding(spec::process::arguments(
+            &from.image,
+            &request.command,
+            &request.args,
+        )?),
+        env: env.entries,
         cwd,
         rlimits: node.options.ulimits.clone(),
         no_new_privileges: request.no_new_privs,
@@ -205,17 +220,31 @@ fn capabilities(
     Ok(sets)
 }
 
-fn environment(node: &Node, from: &Ingredients) -> Result<Vec<String>, Error> {
+fn environment(node: &Node, from: &Ingredients) -> Result<Environment, Error> {
     let mut own = vec![format!("HOSTNAME={}", from.pod.made.hostname)];
     if from.request.tty {
         own.push("TERM=xterm".to_owned());
     }
-    Ok(spec::process::environment(
+    Ok(spec::environment::environment(
         &node.options.default_env,
         &from.image,
         &from.request.envs,
         &own,
     )?)
+}
+
+/// The program that decodes the variables which the runtime can't be told.
+fn decoder(node: &Node, from: &Ingredients) -> Result<Bind, Error> {
+    let program = node.options.decode_env.as_deref().ok_or_else(|| {
+        let what = "a variable is not UTF-8, and the program decode-env is not installed";
+        Error::Invalid(what.to_owned())
+    })?;
+    Ok(Bind {
+        destination: DECODER.to_owned(),
+        source: selinux::program(program, &from.bundle, &from.selinux.mount)?,
+        readonly: true,
+        ..Bind::default()
+    })
 }
 
 fn stop_signal(request: &ContainerRequest, image: &ImageDefaults) -> Result<i32, Error> {

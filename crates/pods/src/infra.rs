@@ -44,10 +44,8 @@ pub(crate) async fn start(run: &Run) -> Result<(), Error> {
     let program = run.node.options.pause.clone();
     blocking(&run.node.pools.files, move || {
         write(&dir, &spec, map)?;
-        if let Some(program) = program.filter(|_| !label.is_empty()) {
-            let copy = dir.join(PROGRAM);
-            std::fs::copy(&program, &copy).map_err(Error::io("copy", program))?;
-            selinux::label(&copy, &label)?;
+        if let Some(program) = program {
+            selinux::program(&program, &dir, &label)?;
         }
         selinux::label(&dir.join(ROOT), &label)
     })
@@ -131,11 +129,7 @@ fn build(run: &Run, image: Option<&PauseImage>) -> Result<oci::Spec, Error> {
         (None, Some(pause)) => {
             let bind = Bind {
                 destination: "/pause".to_owned(),
-                source: match run.selinux.mount.is_empty() {
-                    true => pause.clone(),
-                    // The node's program has a label that a container's process can't begin with.
-                    false => run.dirs().bundle.join(PROGRAM),
-                },
+                source: selinux::place_of_program(pause, &run.dirs().bundle, &run.selinux.mount),
                 readonly: true,
                 ..Bind::default()
             };
@@ -202,8 +196,6 @@ fn build(run: &Run, image: Option<&PauseImage>) -> Result<oci::Spec, Error> {
 
 /// Name of the root in the bundle, empty at first: the runtime makes the mount points in it.
 const ROOT: &str = "root";
-/// Name of the copy of the program that has the pod's label, where it has one.
-const PROGRAM: &str = "pause";
 /// Name of the directory that takes what is written to a pause image's root.
 const CHANGES: &str = "root-changes";
 

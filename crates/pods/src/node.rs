@@ -48,6 +48,8 @@ pub struct Options {
     pub monitor: PathBuf,
     /// The pause program, where it is there.
     pub pause: Option<PathBuf>,
+    /// The program that decodes variables in a container, where it is there.
+    pub decode_env: Option<PathBuf>,
     /// Who keeps the cgroups, and where.
     pub keeper: Keeper,
     /// Names of capabilities that containers have by default.

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use spec::selinux::{Defaults, Labels, MAX_FILE_BYTES, Request, free_level};
@@ -190,6 +190,25 @@ pub(crate) fn label(path: &Path, label: &str) -> Result<(), Error> {
         "" => Ok(()),
         label => sys::selinux::set_label(path, label).map_err(Error::io("label", path)),
     }
+}
+
+/// Where a program of ours is mounted from in a container whose files have `label`: a process that is
+/// confined can't begin with the node's own, but with a copy in its bundle.
+pub(crate) fn place_of_program(program: &Path, bundle: &Path, label: &str) -> PathBuf {
+    match (label, program.file_name()) {
+        ("", _) | (_, None) => program.to_owned(),
+        (_, Some(name)) => bundle.join(name),
+    }
+}
+
+/// Makes that copy, where it is one. Blocks.
+pub(crate) fn program(program: &Path, bundle: &Path, label: &str) -> Result<PathBuf, Error> {
+    let place = place_of_program(program, bundle, label);
+    if place != program {
+        std::fs::copy(program, &place).map_err(Error::io("copy", program))?;
+        self::label(&place, label)?;
+    }
+    Ok(place)
 }
 
 /// Labels a volume and all beneath it, where the request wants that. Blocks.

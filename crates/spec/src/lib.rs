@@ -7,6 +7,7 @@ pub mod apparmor;
 pub mod capabilities;
 pub mod cdi;
 pub mod container;
+pub mod environment;
 pub mod hooks;
 mod limits;
 pub mod mounts;

@@ -1,6 +1,4 @@
-//! What a container runs: command, environment, working directory.
-
-use std::collections::HashMap;
+//! What a container runs: command, working directory, and the signal that ends it.
 
 use crate::{Error, limits};
 
@@ -23,9 +21,6 @@ pub struct ImageDefaults {
     pub volumes: Vec<String>,
 }
 
-/// The search path where neither image nor request gives one.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// What to run. A command of the request replaces the image's entrypoint and its command; arguments
 /// alone replace the image's command.
 ///
@@ -46,66 +41,6 @@ pub fn arguments(
         Err(Error::NoCommand)
     } else {
         Ok(all)
-    }
-}
-
-/// The environment: configured defaults, then the image's, then the request's; later values win
-/// and keep the first one's place.
-///
-/// # Errors
-/// [`Error::Invalid`] for a name with `=` or NUL, a value with NUL or (a limit of JSON, in which
-/// the runtime is told) without UTF-8.
-pub fn environment(
-    defaults: &[String],
-    image: &ImageDefaults,
-    request: &[(String, Vec<u8>)],
-    own: &[String],
-) -> Result<Vec<String>, Error> {
-    let mut merged = Merged::default();
-    for entry in [&[PATH.to_owned()], own, defaults, &image.env[..]]
-        .into_iter()
-        .flatten()
-    {
-        let (name, _) = entry.split_once('=').unwrap_or((entry, ""));
-        merged.set(name, entry.clone());
-    }
-    for (name, value) in request {
-        let invalid = |reason: &str| Error::Invalid {
-            what: "environment variable",
-            reason: format!("{name:?} {reason}"),
-        };
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(invalid("is no name"));
-        }
-        let value =
-            std::str::from_utf8(value).map_err(|_| invalid("has a value that is not UTF-8"))?;
-        if value.contains('\0') {
-            return Err(invalid("has a value with a NUL byte"));
-        }
-        merged.set(name, format!("{name}={value}"));
-    }
-    Ok(merged.entries)
-}
-
-#[derive(Default)]
-struct Merged {
-    entries: Vec<String>,
-    places: HashMap<String, usize>,
-}
-
-impl Merged {
-    fn set(&mut self, name: &str, entry: String) {
-        match self
-            .places
-            .get(name)
-            .and_then(|place| self.entries.get_mut(*place))
-        {
-            Some(old) => *old = entry,
-            None => {
-                self.places.insert(name.to_owned(), self.entries.len());
-                self.entries.push(entry);
-            }
-        }
     }
 }
 
@@ -245,20 +180,6 @@ mod tests {
             arguments(&ImageDefaults::default(), &[], &[]),
             Err(Error::NoCommand)
         );
-    }
-
-    #[test]
-    fn the_request_wins_over_the_image_over_the_defaults() {
-        let image = ImageDefaults {
-            env: strings(&["A=image", "B=image"]),
-            ..Default::default()
-        };
-        let request = [("B".to_owned(), b"request".to_vec())];
-        let env =
-            environment(&strings(&["A=default", "C=default"]), &image, &request, &[]).unwrap();
-        assert_eq!(env[1..], ["A=image", "C=default", "B=request"]);
-        assert!(environment(&[], &image, &[("A=B".into(), vec![])], &[]).is_err());
-        assert!(environment(&[], &image, &[("A".into(), vec![0xff])], &[]).is_err());
     }
 
     #[test]

@@ -206,8 +206,9 @@ async fn prepare(
         let text = fs::read(&config).map_err(Error::io("read", &config))?;
         let spec: spec::oci::Spec = serde_json::from_slice(&text)
             .map_err(|wrong| Error::Internal(format!("{}: {wrong}", config.display())))?;
+        let arguments = spec::environment::decoding_too(&spec, command.arguments);
         let mut process = spec.process.unwrap_or_default();
-        process.args = command.arguments;
+        process.args = arguments;
         process.terminal = command.tty;
         process.exec_cpu_affinity = affinity;
         if command.tty && !process.env.iter().any(|pair| pair.starts_with("TERM=")) {

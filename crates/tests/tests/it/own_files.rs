@@ -8,7 +8,7 @@ use cri::v1;
 use serde_json::json;
 use testkit::image_maker::{Entry, ImageMaker};
 use testkit::node::Options;
-use testkit::requests::container;
+use testkit::requests::{self, container, with_users};
 
 use crate::fixture::{self, Fixture};
 
@@ -183,4 +183,43 @@ async fn a_container_has_the_time_zone_that_is_configured() -> Result<()> {
     let text = format!("{:#}", wrong.map(|_| ()).unwrap_err());
     assert!(text.contains("invalid timezone: No/Where"), "{text}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_variables_are_bytes() -> Result<()> {
+    let (f, image) = fixture("").await?;
+    let pod = |name| requests::pod(name, &f.node.logs());
+    let plain = f.node.run_pod_config(pod("plain")).await?;
+    let own_users = f.node.run_pod_config(with_users(pod("users"))).await?;
+    for (pod, user, read_only) in [
+        (&plain, 1000, false),
+        (&plain, 0, true),
+        (&own_users, 1000, false),
+    ] {
+        let mut config = of_user(&format!("c{user}"), &image, user);
+        config.envs = [
+            ("RAW", &b"\xffa%41\n\x80"[..]),
+            ("TEXT", "100 % größer".as_bytes()),
+        ]
+        .map(|(key, value)| v1::KeyValue {
+            key: key.into(),
+            value: value.into(),
+        })
+        .to_vec();
+        let security = config.linux.as_mut().unwrap().security_context.as_mut();
+        security.unwrap().readonly_rootfs = read_only;
+        let id = f.node.run(pod, config).await?;
+
+        let wanted = "ff 61 25 34 31 0a 80\n100 % größer\n";
+        let printed = "printf %s \"$RAW\" | od -An -tx1; echo \"$TEXT\"";
+        assert_eq!(said(&f, &id, printed).await?.trim_start(), wanted);
+        // What runs is the command, with the same bytes.
+        let first = "tr '\\0' ' ' < /proc/1/cmdline; tr '\\0\\n' '\\n_' < /proc/1/environ | \
+                     grep ^RAW= | od -An -tx1";
+        let raw = "sleep 1000  52 41 57 3d ff 61 25 34 31 5f 80 0a\n";
+        assert_eq!(said(&f, &id, first).await?, raw);
+        let missing = f.node.exec(&id, &["/no/such"]).await?;
+        assert_eq!(missing.exit_code, 127);
+    }
+    f.node.finish().await
 }
