@@ -53,6 +53,8 @@ fn open(path: &Path) -> Result<File, Error> {
 #[derive(Debug, Default)]
 pub(crate) struct Unpacked {
     pub(crate) config: format::Config,
+    /// Whether the container had a terminal.
+    pub(crate) terminal: bool,
     deleted: Vec<String>,
     changes: bool,
     descriptors: bool,
@@ -242,6 +244,12 @@ impl Taking<'_> {
                 self.unpacked.config = format::Config::parse(&json)
                     .map_err(|wrong| bad(self.place, &wrong.to_string()))?;
             }
+            // Nothing else of the old spec is taken.
+            SPEC => {
+                let json = hold(self.place, member, data)?;
+                self.unpacked.terminal = format::had_terminal(&json)
+                    .map_err(|wrong| bad(self.place, &wrong.to_string()))?;
+            }
             DELETED => {
                 let json = hold(self.place, member, data)?;
                 self.unpacked.deleted =
@@ -253,7 +261,7 @@ impl Taking<'_> {
                 data.copy(&mut file)?;
                 self.unpacked.changes = true;
             }
-            // The old spec and log: nothing of them is taken.
+            // The old log: nothing of it is taken.
             _ => {}
         }
         Ok(())

@@ -130,11 +130,6 @@ async fn work(
     if !matches!(container.phase, Phase::Running { .. }) {
         return Err(Error::WrongState(format!("container {id} is not running")));
     }
-    if container.request.tty {
-        return Err(Error::WrongState(format!(
-            "container {id} has a terminal: a checkpoint of one is not built"
-        )));
-    }
     if pod.request.id_map.is_some() {
         return Err(Error::WrongState(format!(
             "container {id} is in a user namespace: a checkpoint of one is not built"

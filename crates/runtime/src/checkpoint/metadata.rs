@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes of `config.dump` that are read (ours: it holds a dozen short texts).
 const CONFIG_BYTES: usize = 1 << 20;
+/// Bytes of `spec.dump` that are read (ours).
+const SPEC_BYTES: usize = 16 << 20;
 /// Bytes of `deleted.files` that are read (ours).
 const DELETED_BYTES: usize = 64 << 20;
 
@@ -54,6 +56,24 @@ impl Config {
         }
         bounded(json, CONFIG_BYTES, "config.dump")
     }
+}
+
+/// Whether the container of a `spec.dump` (OCI runtime spec, config.md) had a terminal.
+///
+/// # Errors
+/// [`BadMetadata`].
+pub fn had_terminal(json: &[u8]) -> Result<bool, BadMetadata> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Process {
+        terminal: bool,
+    }
+    #[derive(Deserialize)]
+    struct Spec {
+        process: Process,
+    }
+    let spec: Spec = bounded(json, SPEC_BYTES, "spec.dump")?;
+    Ok(spec.process.terminal)
 }
 
 /// Reads `deleted.files`: absolute paths.
@@ -110,6 +130,21 @@ mod tests {
         assert_eq!(Config::parse(json.as_bytes()).unwrap(), config);
         assert!(Config::parse(br#"{"id":"x","more":[1]}"#).is_ok());
         assert!(Config::parse(b"[]").is_err());
+    }
+
+    #[test]
+    fn a_spec_tells_whether_there_was_a_terminal() {
+        for (json, told) in [
+            (
+                &br#"{"process":{"terminal":true,"args":[]}}"#[..],
+                Some(true),
+            ),
+            (br#"{"process":{"args":["sh"]},"mounts":[]}"#, Some(false)),
+            (br#"{"process":{"terminal":"yes"}}"#, None),
+            (br#"{"linux":{}}"#, None),
+        ] {
+            assert_eq!(had_terminal(json).ok(), told, "{}", json.escape_ascii());
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod cgroups;
 mod hostile;
 mod images;
+mod terminals;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use cri::v1;
 use testkit::node::{Node, Options};
-use testkit::requests::container;
+use testkit::requests::{self, container, with_users};
 use tonic::Code;
 
 use crate::fixture::{self, Fixture};
@@ -318,13 +319,12 @@ async fn what_can_t_be_checkpointed_is_refused_with_its_code_and_nothing_is_left
             .unwrap_err();
         assert_eq!(bad.code(), Code::InvalidArgument, "{location}: {bad}");
     }
-    let mut terminal = container("t", &f.image, &["sleep", "1000"]);
-    terminal.tty = true;
-    let terminal = f.node.run(&pod, terminal).await?;
-    let refused = checkpoint(&f.node, &terminal, &archive, 0)
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    let users = with_users(requests::pod("u", &f.node.logs()));
+    let users = f.node.run_pod_config(users).await?;
+    let config = container("c", &f.image, &["sleep", "1000"]);
+    let of_users = f.node.run(&users, config).await?;
+    let refused = checkpoint(&f.node, &of_users, &archive, 0).await;
+    assert_eq!(refused.unwrap_err().code(), Code::FailedPrecondition);
     if available(&f.node) {
         let nowhere = dir.join("no/such/dir.tar");
         for location in [nowhere, dir.clone()] {

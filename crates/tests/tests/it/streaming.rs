@@ -47,7 +47,7 @@ pub(crate) async fn exec(
 }
 
 /// The URL of an attach.
-async fn attach(node: &Node, id: &str, channels: &[u8]) -> Result<String> {
+pub(crate) async fn attach(node: &Node, id: &str, channels: &[u8]) -> Result<String> {
     let request = v1::AttachRequest {
         container_id: id.to_owned(),
         tty: channels.contains(&4),

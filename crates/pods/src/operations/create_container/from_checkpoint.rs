@@ -8,7 +8,7 @@ use super::{Create, once};
 use crate::node::{Node, blocking};
 use crate::state::container::Restored;
 use crate::state::pod::Pod;
-use crate::{ContainerRequest, Error, checkpoint};
+use crate::{Error, checkpoint};
 
 /// The annotation of an image that is a checkpoint: the name of the container it was made of.
 const CHECKPOINT: &str = "io.kubernetes.cri-o.annotations.checkpoint.name";
@@ -50,17 +50,9 @@ pub(super) fn base_of(
 }
 
 /// Whether a container may be restored here.
-pub(super) async fn restorable(
-    node: &Arc<Node>,
-    pod: &Pod,
-    request: &ContainerRequest,
-) -> Result<(), Error> {
+pub(super) async fn restorable(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
     if pod.request.id_map.is_some() {
         let text = "a container can't be restored in a user namespace: that is not built";
-        return Err(Error::Invalid(text.to_owned()));
-    }
-    if request.tty {
-        let text = "a container with a terminal can't be restored: that is not built";
         return Err(Error::Invalid(text.to_owned()));
     }
     let looker = Arc::clone(node);
@@ -74,8 +66,15 @@ pub(super) async fn unpack(create: &Create) -> Result<(), Error> {
     };
     let (store, id) = (create.node.store.clone(), create.id.clone());
     let to = checkpoint::restore_dir(&create.dirs().persistent);
+    let tty = create.request.tty;
     let unpack = move || {
         let unpacked = checkpoint::unpack(&store, &place, &to)?;
+        // criu gives processes back what they had as standard input and output.
+        if unpacked.terminal != tty {
+            let had = if unpacked.terminal { "a" } else { "no" };
+            let text = format!("the checkpoint's container had {had} terminal: tty has to say so");
+            return Err(Error::Invalid(text));
+        }
         checkpoint::fill(&store, &id, &to, &unpacked)?;
         Ok::<_, Error>(unpacked.config)
     };

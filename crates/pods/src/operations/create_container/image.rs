@@ -30,7 +30,7 @@ pub(super) async fn image(
     let namespace = &pod.request.key.namespace;
     let mut place = checkpoint::archive(request);
     let name = if place.is_some() {
-        from_checkpoint::restorable(node, pod, request).await?;
+        from_checkpoint::restorable(node, pod).await?;
         checkpoint::base_image(request)?
     } else {
         &request.image
@@ -49,7 +49,7 @@ pub(super) async fn image(
     if place.is_none()
         && let Some(config) = from_checkpoint::of_image(node, &image).await?
     {
-        from_checkpoint::restorable(node, pod, request).await?;
+        from_checkpoint::restorable(node, pod).await?;
         let base = from_checkpoint::base_of(config, &image, trust)?;
         place = Some(Place::Image(image.id.clone()));
         image = find(&base).await?;
