@@ -3,7 +3,7 @@
 # make test-images  runs what real tools make of images (Debian 13's, in a tree) through pull, load,
 #                   run and back
 # make critest      runs the conformance suite with the default runtime   CRITEST=…  FOCUS=…
-# make critest-all  the same with runc and with crun
+# make critest-all  the same with runc and with crun (CRIOXIDE_DEBIAN13=… for that of a Debian 13 tree)
 # make kubelet-smoke KUBELET=…  runs a static pod by an unmodified kubelet 1.36
 # make test-quotas  runs the tests of quotas on a user-mode kernel that has them
 # make fuzz  runs every fuzz target for a while   SECONDS=… of each (600)
