@@ -21,6 +21,7 @@ mod read_only;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -153,7 +154,7 @@ impl<R: Record, V> Table<R, V> {
 
     /// The table as it is, or as it was when a peer took the lock.
     pub(crate) fn read(&self) -> Result<Arc<Snapshot<R, V>>, Error> {
-        let lock = open_lock(&self.files.lock)?;
+        let lock = open_lock(&self.files.lock, Kind::Shared)?;
         let known = self.snapshot.load_full();
         if let Some(known) = &known
             && known.writer == LastWriter::read(&lock, &self.files.lock)?
@@ -367,7 +368,7 @@ pub(crate) fn take(
 
 fn linked(path: &Path, kind: Kind, timeout: Duration) -> Result<LockFile, Error> {
     loop {
-        let lock = open_lock(path)?;
+        let lock = open_lock(path, kind)?;
         lock.lock(kind, timeout)
             .map_err(|error| locked(path, error))?;
         // A peer that wiped the store has left us a lock that nobody else can see.
@@ -377,8 +378,15 @@ fn linked(path: &Path, kind: Kind, timeout: Duration) -> Result<LockFile, Error>
     }
 }
 
-fn open_lock(path: &Path) -> Result<LockFile, Error> {
-    LockFile::open(path).at("open", path)
+fn open_lock(path: &Path, kind: Kind) -> Result<LockFile, Error> {
+    let opened = match LockFile::open(path) {
+        // A disk with errors becomes read-only: what is there can be found all the same.
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem && kind == Kind::Shared => {
+            LockFile::open_to_read(path)
+        }
+        opened => opened,
+    };
+    opened.at("open", path)
 }
 
 fn locked(path: &Path, error: LockError) -> Error {

@@ -87,7 +87,11 @@ async fn not_ready(node: &Arc<Node>, pod: &Pod) -> Result<(), Error> {
             let write = || records::write_pod_state(&record, &dirs);
             store.with_room(Error::is_out_of_space, write)
         };
-        blocking(&node.pools.files, write).await?;
+        if let Err(error) = blocking(&node.pools.files, write).await {
+            // Seen all the same: nothing of it runs.
+            let (pod, error) = (pod.id.as_str(), chain(&error));
+            tracing::error!(pod, error, "stop not recorded");
+        }
     }
     node.table.put_pod(stopped);
     tracing::info!(pod = pod.id.as_str(), "pod sandbox stopped");

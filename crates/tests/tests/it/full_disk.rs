@@ -301,3 +301,61 @@ async fn a_full_log_directory_stops_a_container_and_costs_no_line() -> Result<()
     assert_eq!(total, Some(&*format!("total {}", said.len())));
     f.node.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_became_read_only_can_be_stopped_on_and_comes_back() -> Result<()> {
+    let small = Small::new(48 << 20)?;
+    let options = Options {
+        config: format!("[crio]\nroot = {:?}\n", small.path().join("store")),
+        ..Options::default()
+    };
+    let mut f = fixture::with(options).await?;
+    let remount = |how: &str| -> Result<()> {
+        let mut mount = std::process::Command::new("mount");
+        let mount = mount
+            .args(["-o", &format!("remount,{how}")])
+            .arg(small.path());
+        ensure!(mount.status()?.success(), "remount {how}");
+        Ok(())
+    };
+    let pod = f.node.run_pod("p").await?;
+    let script = "trap 'exit 7' TERM; while true; do sleep 0.1; done";
+    let runs = container("runs", &f.image, &["sh", "-c", script]);
+    let runs = f.node.run(&pod, runs).await?;
+    let ends = container("ends", &f.image, &["sh", "-c", "sleep 2; exit 5"]);
+    let ends = f.node.run(&pod, ends).await?;
+    let other = f.node.run_pod("other").await?;
+    remount("ro")?;
+    let refused = |error: anyhow::Error| {
+        let text = format!("{error:#}");
+        ensure!(text.contains("Read-only file system"), "{text}");
+        Ok(())
+    };
+    let config = container("c", &f.image, &["true"]);
+    refused(f.node.create(&pod, config).await.unwrap_err())?;
+    refused(f.node.run_pod("q").await.unwrap_err())?;
+    refused(f.node.pull(&f.image).await.unwrap_err())?;
+    assert_eq!(f.node.exec(&runs, &["true"]).await?.exit_code, 0);
+    assert_eq!(f.node.exited(&ends).await?.exit_code, 5);
+    let stop = v1::StopContainerRequest {
+        container_id: runs.clone(),
+        timeout: 10,
+    };
+    f.node.client().runtime().stop_container(stop).await?;
+    assert_eq!(f.node.status(&runs).await?.exit_code, 7);
+    f.node.stop_pod(&other).await?;
+    refused(f.node.remove_pod(&other).await.unwrap_err())?;
+    f.node.kill_daemon()?;
+    refused(f.node.start_daemon().await.unwrap_err())?;
+
+    remount("rw")?;
+    f.node.start_daemon().await?;
+    assert_eq!(f.node.exited(&runs).await?.exit_code, 7);
+    assert_eq!(f.node.exited(&ends).await?.exit_code, 5);
+    let config = container("c", &f.image, &["true"]);
+    let again = f.node.run(&pod, config).await?;
+    assert_eq!(f.node.exited(&again).await?.exit_code, 0);
+    f.node.finish().await?;
+    assert_eq!(records(&small)?, 0);
+    Ok(())
+}
