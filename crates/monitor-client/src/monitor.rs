@@ -8,7 +8,6 @@ use monitor_protocol::{
     Adopt, ContainerInfo, Create, ErrorKind, Exec, Id, Reply, Request, VERSION,
 };
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Pid;
 use sys::pool::Pool;
 use sys::spawn::Status;
 
@@ -131,7 +130,10 @@ impl Monitor {
     /// Moves it into its cgroup in the hierarchies of version 1, in the background, where it is not
     /// there yet: for one that an earlier daemon started.
     pub fn enter_v1(&self, cgroup: String, pool: &Pool) {
-        if let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = i32::try_from(self.pid())
+            .ok()
+            .and_then(sys::pidfd::of_number)
+        {
             spawn::enter_v1(cgroup, pid, pool);
         }
     }

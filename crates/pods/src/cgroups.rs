@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::process::Pid;
 use sys::cgroup::Cgroup;
 use systemd::{Scope, Slice, Systemd};
 
@@ -183,7 +182,7 @@ pub(crate) async fn remove_pod(node: &Node, parent: &str) {
 pub(crate) async fn thaw(node: &Node, container: &Container) -> Result<(), Error> {
     let path = container.made.cgroup.clone();
     let init = container.phase.init();
-    let init = init.and_then(|init| Pid::from_raw(init.pid));
+    let init = init.and_then(|init| sys::pidfd::of_number(init.pid));
     let thaw = move || {
         let cgroup = Cgroup::at(&path).map_err(Error::io("find cgroup", &path))?;
         cgroup.thaw(init).map_err(Error::io("thaw", &path))

@@ -119,7 +119,7 @@ async fn hold(node: &Node, pod: &PodId, live: &Live, monitor: &Monitor) -> Resul
         let Some(init) = container.phase.init() else {
             continue;
         };
-        let pid = rustix::process::Pid::from_raw(init.pid);
+        let pid = sys::pidfd::of_number(init.pid);
         // One that has ended meanwhile needs nothing: its end is about to be told.
         let pidfd = pid.and_then(|pid| sys::pidfd::open_checked(pid, init.start_time).ok());
         let id = wire_id(container.id.as_str())?;

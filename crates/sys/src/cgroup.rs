@@ -248,7 +248,10 @@ impl Cgroup {
         if let Some(dir) = self.main_dir() {
             collect_processes(&dir.path, &mut pids)?;
         }
-        Ok(pids.into_iter().filter_map(Pid::from_raw).collect())
+        Ok(pids
+            .into_iter()
+            .filter_map(crate::pidfd::of_number)
+            .collect())
     }
 
     /// Sends SIGKILL to everything in it and beneath it, and returns what it found. They may

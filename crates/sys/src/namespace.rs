@@ -326,7 +326,7 @@ pub fn in_child<T>(
         // SAFETY: ends the child without the parent's destructors.
         unsafe { libc::_exit(code) };
     }
-    let Some(child) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+    let Some(child) = crate::pidfd::of_number(pid) else {
         return Err(io::Error::last_os_error());
     };
     let result = meanwhile(child);

@@ -11,6 +11,14 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::spawn::Status;
 
+/// A number as a process's, if it can be one: rustix takes it for granted that none is negative.
+#[must_use]
+pub fn of_number(number: i32) -> Option<Pid> {
+    Some(number)
+        .filter(|number| *number > 0)
+        .and_then(Pid::from_raw)
+}
+
 /// Opens the process `pid`. `pidfd_open(2)`, Linux 5.3.
 ///
 /// # Errors

@@ -65,7 +65,7 @@ fn children() -> io::Result<Vec<Pid>> {
         };
         pids.extend(
             text.split_ascii_whitespace()
-                .filter_map(|n| Pid::from_raw(n.parse().ok()?)),
+                .filter_map(|n| crate::pidfd::of_number(n.parse().ok()?)),
         );
     }
     Ok(pids)

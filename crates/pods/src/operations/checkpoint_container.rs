@@ -15,7 +15,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ::runtime::checkpoint::{connect_pipes, descriptors};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Pid;
 use sys::spawn::{self, Program};
 
 use super::intent::Subject;
@@ -308,7 +307,7 @@ async fn dump(checkpoint: &Checkpoint) -> Result<(), Error> {
 /// that it shares (version 2 beside version 1) criu would keep the tree, everybody's cgroups, and make
 /// them again at the restore. None on version 2 alone: there it has one.
 fn own_cgroups(id: &ContainerId, init: i32) -> Vec<String> {
-    let of_init = Pid::from_raw(init).and_then(|pid| sys::cgroup::of_process(pid).ok());
+    let of_init = sys::pidfd::of_number(init).and_then(|pid| sys::cgroup::of_process(pid).ok());
     let own = of_init.unwrap_or_default().named(id.as_str());
     let line = |controllers| format!("cgroup-dump-controller {controllers}\n");
     own.v1_controllers().map(line).collect()

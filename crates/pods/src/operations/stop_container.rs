@@ -11,8 +11,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
-
 use super::stage::step;
 use super::{Outcome, act, chain, if_there};
 use crate::monitors::Live;
@@ -201,7 +199,7 @@ enum Ear {
 async fn ear(node: &Node, container: &Container) -> Ear {
     let phase = node.table.load().container(container.id.as_str());
     let init = phase.ok().and_then(|container| container.phase.init());
-    let pid = init.and_then(|init| Pid::from_raw(init.pid));
+    let pid = init.and_then(|init| sys::pidfd::of_number(init.pid));
     let (Some(pid), signal) = (pid, container.made.stop_signal) else {
         return Ear::Hears;
     };

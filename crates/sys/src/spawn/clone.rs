@@ -204,8 +204,8 @@ fn clone(plan: &mut Plan) -> io::Result<(Pid, OwnedFd)> {
     };
     let failed = io::Error::last_os_error();
     restore_signals(&blocked);
-    match Pid::from_raw(pid) {
-        Some(child) if pid > 0 => {
+    match crate::pidfd::of_number(pid) {
+        Some(child) => {
             // SAFETY: the kernel has just made this descriptor for us (close-on-exec, always).
             Ok((child, unsafe { OwnedFd::from_raw_fd(pidfd) }))
         }

@@ -83,8 +83,8 @@ pub(super) fn clone(plan: &mut Plan, cgroup: &OwnedFd) -> io::Result<(Pid, Owned
         );
     }
     super::restore_signals(&blocked);
-    match i32::try_from(result).ok().and_then(Pid::from_raw) {
-        Some(child) if result > 0 => {
+    match i32::try_from(result).ok().and_then(crate::pidfd::of_number) {
+        Some(child) => {
             // SAFETY: the kernel has just made this descriptor for us (close-on-exec, always).
             Ok((child, unsafe { OwnedFd::from_raw_fd(pidfd) }))
         }
