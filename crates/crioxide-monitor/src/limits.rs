@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Connections at a time: the daemon's, one of its successor, one to look with.
 pub(crate) const CONNECTIONS: usize = 8;
+/// When to accept again after that failed.
+pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Requests of one connection in a row, before the others get their turn.
 pub(crate) const REQUESTS: usize = 16;
 /// Containers that were announced and are not made (yet).

@@ -53,6 +53,8 @@ pub(crate) struct Server {
     /// Statuses of processes that no container knew when they were reaped.
     unknown: VecDeque<(Pid, Status)>,
     next: u64,
+    /// When connections are accepted again, after that failed.
+    accepts_at: Option<Instant>,
     quitting: bool,
 }
 
@@ -132,6 +134,7 @@ impl Server {
             journaled: VecDeque::new(),
             unknown: VecDeque::with_capacity(limits::UNKNOWN_STATUSES),
             next: 1,
+            accepts_at: None,
             quitting: false,
         })
     }
@@ -163,7 +166,9 @@ impl Server {
         };
         let noticed = self.log.noticed();
         add(Ready::Children, self.children.as_fd(), PollFlags::IN);
-        add(Ready::Listener, self.listener.as_fd(), PollFlags::IN);
+        if self.accepts_at.is_none() {
+            add(Ready::Listener, self.listener.as_fd(), PollFlags::IN);
+        }
         add(Ready::Log, noticed.as_fd(), PollFlags::IN);
         for connection in &self.connections {
             let out = if connection.is_waiting() {
@@ -208,7 +213,7 @@ impl Server {
                 Phase::Exiting(exiting) if !container.starting => Some(exiting.until),
                 _ => None,
             });
-        calls.chain(containers).min()
+        calls.chain(containers).chain(self.accepts_at).min()
     }
 
     fn tick(&mut self) {
@@ -218,12 +223,24 @@ impl Server {
                 call.time_out();
             }
         }
+        if self.accepts_at.is_some_and(|at| at <= now) {
+            self.accepts_at = None;
+        }
         self.give_up_lost(now);
         self.advance_exits(now);
     }
 
     fn accept(&mut self) {
-        while let Ok(Some(socket)) = seqpacket::accept(self.listener.as_fd()) {
+        loop {
+            let socket = match seqpacket::accept(self.listener.as_fd()) {
+                Ok(Some(socket)) => socket,
+                Ok(None) => return,
+                Err(_) => {
+                    // Out of descriptors: it would be ready for ever.
+                    self.accepts_at = Some(Instant::now() + limits::ACCEPT_AGAIN);
+                    return;
+                }
+            };
             let own = rustix::process::geteuid().as_raw();
             let is_ours = seqpacket::peer_uid(socket.as_fd()).is_ok_and(|uid| uid == own);
             if is_ours && self.connections.len() < limits::CONNECTIONS {

@@ -85,6 +85,9 @@ pub(crate) fn is_served(path: &Path) -> bool {
     true
 }
 
+/// When to accept again after that failed: descriptors come back when something ends.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// Serves for ever.
 ///
 /// # Errors
@@ -96,10 +99,16 @@ pub(crate) async fn serve(socket: UnixListener, services: Services) -> Result<()
                 // A connection is a task of its own; it ends with its client.
                 tokio::spawn(connection(stream, services.clone()));
             }
-            // Out of descriptors, or a client that is gone already: the next one may do.
-            Err(error) => tracing::warn!(%error, "connection not accepted"),
+            Err(error) => not_accepted(&error, "gRPC").await,
         }
     }
+}
+
+/// Out of descriptors, or a client that is gone already: the next one may do, in a moment.
+pub(crate) async fn not_accepted(error: &io::Error, what: &str) {
+    tracing::warn!(%error, "connection for {what} not accepted");
+    let later = tokio::time::Instant::now() + ACCEPT_AGAIN;
+    tokio::time::sleep_until(later).await;
 }
 
 async fn connection(stream: UnixStream, services: Services) {

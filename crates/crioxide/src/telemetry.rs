@@ -38,6 +38,8 @@ use calls::Calls;
 use figures::Sources;
 use selection::Selection;
 
+use crate::serve::not_accepted;
+
 /// Connections that are served at once; more wait.
 const CONNECTIONS: usize = 32;
 /// How long a connection may be silent; scrapers come again every minute at least.
@@ -178,7 +180,7 @@ async fn accept_tcp(listener: TcpListener, endpoint: Arc<Endpoint>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(greet(stream, Arc::clone(&endpoint)))),
-            Err(error) => tracing::warn!(%error, "connection for metrics not accepted"),
+            Err(error) => not_accepted(&error, "metrics").await,
         }
     }
 }
@@ -199,7 +201,7 @@ async fn accept_unix(listener: UnixListener, endpoint: Arc<Endpoint>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(connection(stream, Arc::clone(&endpoint)))),
-            Err(error) => tracing::warn!(%error, "connection for metrics not accepted"),
+            Err(error) => not_accepted(&error, "metrics").await,
         }
     }
 }
