@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::store::Options;
 use crate::table::Files;
@@ -18,6 +20,8 @@ pub(crate) struct Paths {
     /// Roots that are only read.
     additional: Vec<PathBuf>,
     driver: Driver,
+    /// Whether a staging directory of this process's could not be removed, and waits for a sweep.
+    left: Arc<AtomicBool>,
 }
 
 impl Paths {
@@ -30,7 +34,12 @@ impl Paths {
             image_root: image_root.clone(),
             additional: options.additional.iter().filter(own).cloned().collect(),
             driver: options.driver,
+            left: Arc::default(),
         }
+    }
+
+    pub(crate) fn left(&self) -> &Arc<AtomicBool> {
+        &self.left
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -12,6 +12,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sys::lock::{Kind, LockFile};
 
@@ -29,6 +31,7 @@ pub(crate) struct Staging {
     path: PathBuf,
     tar_split: PathBuf,
     _lock: LockFile,
+    left: Arc<AtomicBool>,
 }
 
 impl Staging {
@@ -43,6 +46,12 @@ impl Staging {
     }
 
     fn within(paths: &Paths, base: &Path) -> Result<Self, Error> {
+        if paths.left().swap(false, Ordering::AcqRel)
+            && let Err(error) = sweep(paths)
+        {
+            paths.left().store(true, Ordering::Release);
+            tracing::warn!(%error, "staging still not swept");
+        }
         loop {
             let name = &crate::ids::random_hex()[..16];
             let (path, tar_split) = (base.join(name), paths.table("layers").join(waiting(name)));
@@ -56,7 +65,11 @@ impl Staging {
                 Ok(file) => file,
                 // A peer that sweeps found the directory before it had a lock.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error).at("open", &lock),
+                Err(error) => {
+                    // Out of descriptors: nothing is in it yet.
+                    let _swept_at_the_next_start = fs::remove_dir(&path);
+                    return Err(error).at("open", &lock);
+                }
             };
             if file.try_lock(Kind::Exclusive).at("lock", &lock)?
                 && file.is_linked().at("stat", &lock)?
@@ -65,6 +78,7 @@ impl Staging {
                     path,
                     tar_split,
                     _lock: file,
+                    left: Arc::clone(paths.left()),
                 });
             }
         }
@@ -135,7 +149,8 @@ impl Drop for Staging {
             if let Err(error) = removed
                 && error.kind() != io::ErrorKind::NotFound
             {
-                // The next start sweeps it.
+                // The next one sweeps it.
+                self.left.store(true, Ordering::Release);
                 tracing::warn!(path = %self.path.display(), %error, "staging not removed");
             }
         }
