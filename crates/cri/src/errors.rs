@@ -7,7 +7,7 @@
 //! | the same name with another request | AlreadyExists |
 //! | not in the state for it, image in use or refused by policy, no such CDI device | FailedPrecondition |
 //! | time is spent | DeadlineExceeded |
-//! | disk full, out of processes or memory | ResourceExhausted |
+//! | disk full, out of processes, descriptors or memory | ResourceExhausted |
 //! | registry or network not there | Unavailable |
 //! | credentials refused | Unauthenticated |
 //! | damaged or lying data from a registry | DataLoss |
@@ -15,8 +15,6 @@
 //!
 //! The kubelet parses `RegistryUnavailable`, `SignatureValidationFailed` and
 //! `ImageVolumeMountFailed` at the beginning of a message.
-
-use std::io;
 
 use tonic::{Code, Status};
 
@@ -34,8 +32,7 @@ pub fn status(error: &pods::Error) -> Status {
         Error::TimedOut(_) => Code::DeadlineExceeded,
         Error::NetworkNotReady(_) => Code::Unavailable,
         Error::Image(error) => return image_status(error),
-        error if error.is_out_of_space() => Code::ResourceExhausted,
-        Error::Io { source, .. } if is_exhausted(source) => Code::ResourceExhausted,
+        error if error.is_out_of_space() || error.is_out_of_resources() => Code::ResourceExhausted,
         _ => Code::Unknown,
     };
     Status::new(code, text(error))
@@ -65,11 +62,6 @@ pub fn image_status(error: &image::Error) -> Status {
     Status::new(code, text(error))
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
-    use io::ErrorKind::{OutOfMemory, WouldBlock};
-    matches!(error.kind(), OutOfMemory | WouldBlock)
-}
-
 /// An error with its causes, on one line, each told once.
 pub(crate) fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -86,6 +78,8 @@ pub(crate) fn text(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

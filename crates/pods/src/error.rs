@@ -123,6 +123,21 @@ impl Error {
         }
     }
 
+    /// Whether processes, descriptors or memory are exhausted.
+    #[must_use]
+    pub fn is_out_of_resources(&self) -> bool {
+        use rustix::io::Errno;
+        let all = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
+        let is =
+            |error: &io::Error| Errno::from_io_error(error).is_some_and(|of| all.contains(&of));
+        match self {
+            Self::Storage(storage::Error::Io { source, .. }) | Self::Io { source, .. } => {
+                is(source)
+            }
+            _ => false,
+        }
+    }
+
     /// Wraps a failed system call: `map_err(Error::io("read", &path))`.
     pub(crate) fn io(
         doing: &'static str,

@@ -89,6 +89,7 @@ impl Pods {
         tokio::spawn(async move {
             leftovers.repair(&repairer).await;
             repairer.operations.open();
+            operations::owed::settle(repairer).await;
         });
         statistics::collect(&node);
         Ok(Self(node))

@@ -13,6 +13,7 @@ use crate::cgroups::Keeper;
 use crate::monitors::Live;
 use crate::oci_hooks::OciHooks;
 use crate::operations::Operations;
+use crate::operations::owed::Owed;
 use crate::records::Dirs;
 use crate::request::Device;
 use crate::selinux::SeLinux;
@@ -184,6 +185,8 @@ pub(crate) struct Node {
     pub(crate) pools: Pools,
     pub(crate) table: Table,
     pub(crate) operations: Arc<Operations>,
+    /// What is left of operations that could not be undone.
+    pub(crate) owed: Owed,
     pub(crate) statistics: Arc<Statistics>,
     /// Whether user namespaces are possible here, once it was asked.
     pub(crate) user_namespaces: tokio::sync::OnceCell<()>,
@@ -208,6 +211,7 @@ impl Node {
             pools: Pools::default(),
             table: Table::new(crate::Snapshot::default()),
             operations: Arc::default(),
+            owed: Owed::default(),
             user_namespaces: tokio::sync::OnceCell::new(),
             live: Mutex::default(),
         })

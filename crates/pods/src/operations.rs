@@ -9,6 +9,7 @@ pub(crate) mod create_container;
 pub(crate) mod exec;
 pub(crate) mod exec_sync;
 pub(crate) mod intent;
+pub(crate) mod owed;
 pub(crate) mod remove_container;
 pub(crate) mod remove_pod;
 pub(crate) mod run_pod;

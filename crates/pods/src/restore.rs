@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use crate::node::{Node, blocking};
 use crate::operations::intent::{self, Unfinished};
-use crate::operations::stage::{Undo, undo_all, undos};
-use crate::operations::{chain, checkpoint_container, create_container, run_pod};
+use crate::operations::{chain, create_container, owed, run_pod};
 use crate::records::{self, Dirs};
 use crate::state::container::Phase;
 use crate::state::pod::Pod;
@@ -117,19 +116,15 @@ fn watched(node: &Node) -> Vec<PodId> {
 impl Leftovers {
     /// Brings record and kernel together. Goes on past any failure: each is logged.
     pub(crate) async fn repair(self, node: &Arc<Node>) {
-        for unfinished in &self.unfinished {
+        let begun: Vec<_> = self.unfinished.iter().map(subject_of).collect();
+        for unfinished in self.unfinished {
             undo(node, unfinished).await;
         }
         let snapshot = node.table.load();
         for pod in snapshot.pods.values() {
             resume(node, pod).await;
         }
-        let begun = |id: &str| {
-            self.unfinished
-                .iter()
-                .any(|unfinished| subject_is(unfinished, id))
-        };
-        for record in self.records.iter().filter(|id| !begun(id)) {
+        for record in self.records.iter().filter(|id| !begun.contains(id)) {
             tracing::warn!(record, "a record that never became whole is removed");
             log("record not removed", node.delete_record(record).await);
         }
@@ -171,13 +166,11 @@ impl Leftovers {
     }
 }
 
-fn subject_is(unfinished: &Unfinished, id: &str) -> bool {
+/// Id of the record that an operation is about.
+fn subject_of(unfinished: &Unfinished) -> String {
     let subject = &unfinished.subject;
-    subject
-        .container
-        .as_ref()
-        .map_or(subject.pod.as_str(), ContainerId::as_str)
-        == id
+    let id = subject.container.as_ref().map(ContainerId::as_str);
+    id.unwrap_or(subject.pod.as_str()).to_owned()
 }
 
 fn log(what: &str, result: Result<(), Error>) {
@@ -188,45 +181,25 @@ fn log(what: &str, result: Result<(), Error>) {
 
 /// Undoes an operation that a killed daemon had not ended. One whose last stage had acted is
 /// undone too: its caller never got an answer, and asks again.
-async fn undo(node: &Arc<Node>, unfinished: &Unfinished) {
-    let all: Vec<(&str, Option<Undo>)> = match unfinished.subject.operation.as_str() {
-        run_pod::OPERATION => undos(run_pod::PLAN),
-        create_container::OPERATION => undos(create_container::PLAN),
-        checkpoint_container::OPERATION => undos(checkpoint_container::PLAN),
-        other => {
-            tracing::error!(
-                operation = other,
-                "an intent of an unknown operation is left alone"
-            );
-            return;
-        }
-    };
-    let (operation, pod) = (
-        unfinished.subject.operation.as_str(),
-        unfinished.subject.pod.as_str(),
-    );
+async fn undo(node: &Arc<Node>, unfinished: Unfinished) {
+    let subject = &unfinished.subject;
+    let (operation, pod) = (subject.operation.as_str(), subject.pod.clone());
     tracing::warn!(
         operation,
-        pod,
+        pod = pod.as_str(),
         stages = unfinished.stages.join(" "),
         "an unfinished operation is undone"
     );
     if operation == create_container::OPERATION {
         // Its monitor may hold the container.
-        log(
-            "monitor not found",
-            monitors::resume(node, &unfinished.subject.pod).await,
-        );
+        log("monitor not found", monitors::resume(node, &pod).await);
     }
-    let begun = all
-        .into_iter()
-        .rev()
-        .filter(|(name, _)| unfinished.stages.iter().any(|stage| stage == name));
-    if undo_all(node, &unfinished.subject, begun).await {
-        log("intent not removed", unfinished.forget());
+    let is_pod = operation == run_pod::OPERATION;
+    if !owed::undo(node, &unfinished).await {
+        node.owed.add(unfinished);
     }
-    if operation == run_pod::OPERATION {
-        node.forget(&unfinished.subject.pod);
+    if is_pod {
+        node.forget(&pod);
     }
 }
 

@@ -56,13 +56,22 @@ impl Intent {
         writeln!(self.file, "{stage}").map_err(Error::io("write", &self.path))
     }
 
+    /// What a later undo has to know: that `stages` had begun.
+    pub(crate) fn left(self, subject: &Subject, stages: &[&str]) -> Unfinished {
+        Unfinished {
+            subject: subject.clone(),
+            stages: stages.iter().map(|&stage| stage.to_owned()).collect(),
+            path: self.path,
+        }
+    }
+
     /// Ends the record: there is nothing left to undo.
     pub(crate) fn end(self) -> Result<(), Error> {
         fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
     }
 }
 
-/// An operation that a killed daemon had not ended.
+/// An operation that is to be undone: a killed daemon had not ended it, or its undo failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unfinished {
     pub(crate) subject: Subject,
@@ -74,7 +83,10 @@ pub(crate) struct Unfinished {
 impl Unfinished {
     /// Forgets it, once it is undone.
     pub(crate) fn forget(&self) -> Result<(), Error> {
-        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
+        match fs::remove_file(&self.path) {
+            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(Error::io("remove", &self.path)),
+        }
     }
 }
 

@@ -82,6 +82,8 @@ pub(crate) async fn perform<C: Sync>(
     let undos = undos.filter(|(name, _)| begun.contains(name));
     if undo_all(node, subject, undos).await {
         intent.end()?;
+    } else {
+        node.owed.add(intent.left(subject, &begun));
     }
     Err(error)
 }
