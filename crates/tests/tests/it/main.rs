@@ -18,6 +18,7 @@ mod costs;
 mod default_mounts;
 mod encrypted;
 mod events;
+mod exhausted;
 mod faults;
 mod fixture;
 mod full_disk;
