@@ -27,12 +27,12 @@ pub enum Error {
     #[error("start monitor")]
     Spawn(#[source] sys::spawn::Error),
     /// A monitor was started and did not come up in time, or ended at once.
-    #[error("monitor of {} is not ready after {after:?}: {text}", dir.display())]
+    #[error("monitor of {} {}: {text}", dir.display(), how_it_failed(*after))]
     NotReady {
         /// Its directory.
         dir: PathBuf,
-        /// What it was given.
-        after: Duration,
+        /// What it was given, where it lived as long.
+        after: Option<Duration>,
         /// What it wrote to its standard error.
         text: String,
     },
@@ -55,4 +55,11 @@ pub enum Error {
         /// Its error.
         source: io::Error,
     },
+}
+
+fn how_it_failed(after: Option<Duration>) -> String {
+    match after {
+        Some(after) => format!("is not ready after {after:?}"),
+        None => "ended at once".to_owned(),
+    }
 }

@@ -74,7 +74,7 @@ pub(crate) async fn start(options: SpawnOptions, pool: &Pool) -> Result<Child> {
     pool.run(move || end(child)).await;
     Err(Error::NotReady {
         dir,
-        after: timeout,
+        after: said.is_err().then_some(timeout),
         text,
     })
 }
