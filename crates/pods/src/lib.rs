@@ -34,6 +34,7 @@ mod node_files;
 mod oci_hooks;
 mod operations;
 mod own_volumes;
+mod predecessor;
 mod records;
 pub mod request;
 mod restore;

@@ -1,5 +1,6 @@
 //! A pod's network: attached and detached by CNI plugins.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::node::{Node, blocking};
@@ -65,12 +66,21 @@ pub(crate) fn undo<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
 /// to do where it knows nothing.
 pub(crate) async fn detach(node: &Node, id: &PodId) -> Result<(), Error> {
     let netns = node.options.namespaces_dir.join("netns").join(id.as_str());
+    detach_from(node, id, Some(netns)).await
+}
+
+/// The same for a pod whose network namespace is pinned elsewhere.
+pub(crate) async fn detach_from(
+    node: &Node,
+    id: &PodId,
+    netns: Option<PathBuf>,
+) -> Result<(), Error> {
     let (network, ports) = (node.network.clone(), node.host_ports.clone());
     let id = id.to_string();
     let detach = move || {
         // Before its address is another pod's.
         ports.remove(&id)?;
-        let netns = netns.try_exists().unwrap_or(false).then_some(netns);
+        let netns = netns.filter(|pin| pin.try_exists().unwrap_or(false));
         network.del(
             &network::Pod {
                 id,

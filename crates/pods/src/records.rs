@@ -84,6 +84,11 @@ struct ContainerState {
     for_crio: serde_json::Value,
 }
 
+/// Whether a record is one of ours, as far as it came.
+pub(crate) fn is_ours(dirs: &Dirs) -> bool {
+    dirs.persistent.join(REQUEST).try_exists().unwrap_or(true)
+}
+
 /// What makes two requests equal.
 pub(crate) fn fingerprint<T: Serialize>(request: &T) -> String {
     serde_json::to_string(request).unwrap_or_default()

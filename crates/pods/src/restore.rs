@@ -16,6 +16,7 @@ use crate::state::container::Phase;
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, Error, PodId, exits, handlers, id_mapped, monitors, namespaces, networking,
+    predecessor,
 };
 
 /// What an earlier daemon left, as it was found at the start.
@@ -24,6 +25,8 @@ pub(crate) struct Leftovers {
     unfinished: Vec<Unfinished>,
     /// Records of ours that never became whole.
     records: Vec<String>,
+    /// Those of them that CRI-O left.
+    of_crio: Vec<predecessor::Left>,
     /// Pods that have a pin or a monitor's directory.
     traces: BTreeSet<PodId>,
 }
@@ -75,6 +78,8 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
             }),
         };
         if whole.is_none() {
+            let left = predecessor::read(node, record.id.as_str(), &dirs);
+            leftovers.of_crio.extend(left);
             leftovers.records.push(record.id.to_string());
         }
     }
@@ -120,6 +125,7 @@ impl Leftovers {
         for unfinished in self.unfinished {
             undo(node, unfinished).await;
         }
+        predecessor::end(node, self.of_crio).await;
         let snapshot = node.table.load();
         for pod in snapshot.pods.values() {
             resume(node, pod).await;

@@ -36,6 +36,7 @@ mod oci_hooks;
 mod own_files;
 mod peers;
 mod pods;
+mod predecessor;
 mod proxies;
 mod pulls;
 mod quotas;
