@@ -83,8 +83,9 @@ pub(crate) async fn end(node: &Arc<Node>, mut all: Vec<Left>) {
         records = all.len(),
         "there are pods of CRI-O: what runs of them is ended, and the kubelet makes them anew"
     );
-    let ends = all.iter().map(|left| stopped(node, left));
-    join_all(ends).await;
+    // A pod's own process has nothing to end well.
+    let containers = all.iter().filter(|left| left.pod.is_none());
+    join_all(containers.map(|left| stopped(node, left))).await;
     for left in &all {
         if let Err(error) = take_away(node, left).await {
             let (id, error) = (left.id.as_str(), chain(&error));
@@ -129,7 +130,8 @@ async fn take_away(node: &Arc<Node>, left: &Left) -> Result<(), Error> {
         pins.into_iter()
             .try_for_each(|pin| sys::namespace::unpin(&pin).map_err(Error::io("unpin", pin)))
     };
-    blocking(&node.pools.mounts, unpin).await
+    blocking(&node.pools.mounts, unpin).await?;
+    node.delete_record(&left.id).await
 }
 
 /// Which kind of namespace a pin is of, by its directory.

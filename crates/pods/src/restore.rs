@@ -25,7 +25,7 @@ pub(crate) struct Leftovers {
     unfinished: Vec<Unfinished>,
     /// Records of ours that never became whole.
     records: Vec<String>,
-    /// Those of them that CRI-O left.
+    /// What CRI-O left.
     of_crio: Vec<predecessor::Left>,
     /// Pods that have a pin or a monitor's directory.
     traces: BTreeSet<PodId>,
@@ -78,9 +78,10 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
             }),
         };
         if whole.is_none() {
-            let left = predecessor::read(node, record.id.as_str(), &dirs);
-            leftovers.of_crio.extend(left);
-            leftovers.records.push(record.id.to_string());
+            match predecessor::read(node, record.id.as_str(), &dirs) {
+                Some(left) => leftovers.of_crio.push(left),
+                None => leftovers.records.push(record.id.to_string()),
+            }
         }
     }
     Ok(leftovers)
