@@ -1,6 +1,7 @@
 //! All options with the values in force, and where each came from.
 
 mod reload;
+mod verbose;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

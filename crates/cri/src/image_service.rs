@@ -100,7 +100,7 @@ impl ImageService {
 
 fn on_wire(image: &Image) -> v1::Image {
     let (uid, username) = match &image.user {
-        User::None => (Some(0), String::new()),
+        User::None => (None, String::new()),
         User::Uid(uid) => (Some(i64::from(*uid)), String::new()),
         User::Name(name) => (None, name.clone()),
     };
@@ -140,32 +140,6 @@ fn artifact_on_wire(artifact: &Artifact) -> v1::Image {
         pinned: artifact.pinned,
         ..Default::default()
     }
-}
-
-/// What an image's configuration says, as `crictl inspecti` shows it.
-fn verbose(image: &Image) -> serde_json::Value {
-    let config = &image.config;
-    json!({
-        "labels": config.labels,
-        "imageSpec": {
-            "created": config.created,
-            "architecture": config.architecture,
-            "os": config.os,
-            "config": {
-                "User": config.user,
-                "Env": config.env,
-                "Entrypoint": config.entrypoint,
-                "Cmd": config.cmd,
-                "WorkingDir": config.working_dir,
-                "Labels": config.labels,
-                "StopSignal": config.stop_signal,
-            },
-            "rootfs": {
-                "type": "layers",
-                "diff_ids": config.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            },
-        },
-    })
 }
 
 fn credentials(auth: Option<v1::AuthConfig>) -> Result<Option<Credentials>, Status> {
@@ -216,7 +190,13 @@ impl v1::image_service_server::ImageService for ImageService {
             }));
         };
         let info = if request.verbose {
-            info(&verbose(&image))
+            let config = self.images.configuration(&image.id).await;
+            let config = config.map_err(|error| image_status(&error))?;
+            let labels = &image.config.labels;
+            info(&match labels.is_empty() {
+                true => json!({"imageSpec": config}),
+                false => json!({"imageSpec": config, "labels": labels}),
+            })
         } else {
             Default::default()
         };

@@ -52,16 +52,12 @@ fn container(of: ContainerMetrics, pod: &Pod) -> v1::ContainerMetrics {
     }
 }
 
-/// Values of [`LABELS`]; `name` is the one that CRI-O's records have.
+/// Values of [`LABELS`], as CRI-O has them.
 fn pod_labels(pod: &Pod) -> [String; 6] {
     let key = &pod.request.key;
-    let name = format!(
-        "k8s_{POD}_{}_{}_{}_{}",
-        key.name, key.namespace, key.uid, key.attempt
-    );
     [
         pod.id.to_string(),
-        name,
+        POD.to_owned(),
         String::new(),
         key.namespace.clone(),
         key.name.clone(),

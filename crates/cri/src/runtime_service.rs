@@ -27,8 +27,8 @@ pub struct Identity {
 pub struct RuntimeService {
     pods: Pods,
     identity: Identity,
-    /// The configuration in force, as Status shows it.
-    config: watch::Receiver<Arc<str>>,
+    /// The configuration in force, as Status shows it: CRI-O's fields.
+    config: watch::Receiver<Arc<serde_json::Value>>,
     promises: ::streaming::Promises,
     /// Whether clients may subscribe to events (`enable_pod_events`).
     pod_events: bool,
@@ -40,7 +40,7 @@ impl RuntimeService {
     pub fn new(
         pods: Pods,
         identity: Identity,
-        config: watch::Receiver<Arc<str>>,
+        config: watch::Receiver<Arc<serde_json::Value>>,
         promises: ::streaming::Promises,
     ) -> Self {
         Self {
@@ -149,12 +149,15 @@ impl v1::runtime_service_server::RuntimeService for RuntimeService {
                 .spec(pod.id.as_str())
                 .await
                 .map_err(|error| status(&error))?;
-            response.info = info(&json!({
-                "image": pod.made.infra.map_or_else(String::new, |_| self.pods.pause_image()),
-                "pid": pod.made.infra.map_or(0, |init| init.pid),
+            let mut told = json!({
                 "runtimeSpec": spec,
                 "resources": *pod.resources,
-            }));
+            });
+            if let Some(init) = pod.made.infra {
+                told["image"] = self.pods.pause_image().into();
+                told["pid"] = init.pid.into();
+            }
+            response.info = info(&told);
         }
         Ok(Response::new(response))
     }

@@ -41,7 +41,7 @@ impl Inspect {
                 // cAdvisor asks once, as soon as it sees a cgroup.
                 Some(id) => {
                     self.pods.settled(id).await;
-                    self.container(id)
+                    self.container(id).await
                 }
                 None => missing(format!("no such path: {path}")),
             },
@@ -84,7 +84,7 @@ impl Inspect {
         Value::Array(pulls.collect())
     }
 
-    fn container(&self, id: &str) -> Answer {
+    async fn container(&self, id: &str) -> Answer {
         let snapshot = self.pods.snapshot();
         let Ok(container) = snapshot.container(id) else {
             return missing(format!("can't find the container with id {id}"));
@@ -92,6 +92,9 @@ impl Inspect {
         let Some(pod) = snapshot.pods.get(&container.pod) else {
             return missing(format!("can't find the sandbox for container id {id}"));
         };
+        // One whose bundle is gone has none.
+        let spec = self.pods.spec(container.id.as_str()).await;
+        let mut spec = spec.unwrap_or_default();
         document(&json!({
             "name": container.request.name,
             "pid": container.phase.init().map_or(0, |init| init.pid),
@@ -100,7 +103,7 @@ impl Inspect {
             "created_time": created(&container),
             "labels": container.request.labels,
             "annotations": container.request.annotations,
-            "crio_annotations": {},
+            "crio_annotations": spec["annotations"].take(),
             "log_path": container.made.log_path,
             "root": container.made.root,
             "sandbox": container.pod.as_str(),

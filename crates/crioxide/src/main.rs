@@ -263,7 +263,7 @@ async fn run(settings: Settings, log: logging::Log, matches: ArgMatches) -> Resu
         runtime: cri::RuntimeService::new(
             pods.clone(),
             identity,
-            shown.config.subscribe(),
+            shown.runtime_fields.subscribe(),
             streams.promises(),
         )
         .with_pod_events(settings.bool("crio.runtime", "enable_pod_events")),

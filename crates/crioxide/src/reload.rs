@@ -25,6 +25,8 @@ use crate::options;
 pub(crate) struct Shown {
     /// As TOML.
     pub(crate) config: watch::Sender<Arc<str>>,
+    /// The options of the runtime table, as JSON.
+    pub(crate) runtime_fields: watch::Sender<Arc<serde_json::Value>>,
     /// Name of the default handler.
     pub(crate) default_runtime: watch::Sender<Arc<str>>,
 }
@@ -33,6 +35,7 @@ impl Shown {
     pub(crate) fn of(settings: &Settings) -> Self {
         Self {
             config: watch::Sender::new(options::shown(settings).into()),
+            runtime_fields: watch::Sender::new(settings.runtime_fields().into()),
             default_runtime: watch::Sender::new(options::default_runtime(settings).into()),
         }
     }
@@ -105,6 +108,8 @@ impl Reloader {
         shown
             .config
             .send_replace(options::shown(&next.settings).into());
+        let fields = next.settings.runtime_fields();
+        shown.runtime_fields.send_replace(fields.into());
         let default = options::default_runtime(&next.settings);
         shown.default_runtime.send_replace(default.into());
         self.settings = Arc::new(next.settings);

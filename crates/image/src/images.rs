@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::image::{Image, OciConfig, User};
 use crate::inflight::{Inflight, Key};
-use crate::manifest::Document;
+use crate::manifest::{Document, Manifest};
 use crate::options::{Changing, Options};
 use crate::progress::PullProgress;
 use crate::pull::{Downloads, LoadRequest, Loaded, PullRequest, Puller};
@@ -220,20 +220,8 @@ impl Shared {
 
     fn read_details(&self, record: &storage::Image) -> Result<Details> {
         let store = &self.puller.store;
-        // Images that a peer made need not have a manifest that we read.
-        let manifest = store.big_data(&record.id, "manifest").ok();
-        let manifest = match manifest.as_deref().map(Document::parse) {
-            Some(Ok(Document::Image(manifest))) => Some(manifest),
-            _ => None,
-        };
-        let config = store.big_data(&record.id, &format!("sha256:{}", record.id));
-        let config = match (config, &manifest) {
-            // Its ID is of more than its configuration (`storage::image_id`).
-            (Err(storage::Error::NoBigData { .. }), Some(manifest)) => {
-                store.big_data(&record.id, manifest.config.digest.as_str())?
-            }
-            (config, _) => config?,
-        };
+        let manifest = manifest_of(store, &record.id);
+        let config = config_of(store, &record.id, manifest.as_ref())?;
         let config = OciConfig::parse(&config).map_err(|reason| {
             Error::bad_manifest(format!("configuration {}", record.id), reason)
         })?;
@@ -245,5 +233,26 @@ impl Shared {
             annotations,
             size,
         })
+    }
+}
+
+/// An image's manifest. Images that a peer made need not have one that we read.
+fn manifest_of(store: &Store, id: &ImageId) -> Option<Manifest> {
+    let manifest = store.big_data(id, "manifest").ok()?;
+    match Document::parse(&manifest) {
+        Ok(Document::Image(manifest)) => Some(manifest),
+        _ => None,
+    }
+}
+
+/// The bytes of an image's configuration.
+fn config_of(store: &Store, id: &ImageId, manifest: Option<&Manifest>) -> Result<Vec<u8>> {
+    let config = store.big_data(id, &format!("sha256:{id}"));
+    match (config, manifest) {
+        // Its ID is of more than its configuration (`storage::image_id`).
+        (Err(storage::Error::NoBigData { .. }), Some(manifest)) => {
+            Ok(store.big_data(id, manifest.config.digest.as_str())?)
+        }
+        (config, _) => Ok(config?),
     }
 }

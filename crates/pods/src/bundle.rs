@@ -40,6 +40,8 @@ pub(crate) struct Ingredients {
     pub(crate) image_id: String,
     pub(crate) image_ref: String,
     pub(crate) image_name: String,
+    /// Names of the image by digest.
+    pub(crate) repo_digests: Vec<String>,
     pub(crate) created: SystemTime,
     /// The mounted root.
     pub(crate) root: PathBuf,
@@ -221,10 +223,9 @@ fn capabilities(
 }
 
 fn environment(node: &Node, from: &Ingredients) -> Result<Environment, Error> {
-    let mut own = vec![format!("HOSTNAME={}", from.pod.made.hostname)];
-    if from.request.tty {
-        own.push("TERM=xterm".to_owned());
-    }
+    let host_name = format!("HOSTNAME={}", from.pod.made.hostname);
+    // As with CRI-O, whether there is a terminal or not.
+    let own = ["TERM=xterm".to_owned(), host_name];
     Ok(spec::environment::environment(
         &node.options.default_env,
         &from.image,

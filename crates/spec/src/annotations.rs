@@ -32,6 +32,8 @@ pub mod name {
     pub const IMAGE_NAME: &str = "ImageName";
     /// The image's id.
     pub const IMAGE_REF: &str = "ImageRef";
+    /// The image's names by digest, with commas between them.
+    pub const IMAGE_REPO_DIGESTS: &str = "ImageRepoDigests";
     /// The name that Kubernetes gives.
     pub const KUBE_NAME: &str = "KubeName";
     /// The pod's port mappings, as JSON.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Images, Shared, names};
+use super::{Images, Shared, config_of, manifest_of, names};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::reference::{ImageName, Reference, full_id, is_id_prefix};
@@ -24,6 +24,22 @@ impl Images {
     pub async fn find(&self, name_or_id: &str) -> Result<Option<Image>> {
         let (shared, text) = (Arc::clone(&self.0), name_or_id.to_owned());
         self.0.puller.files.run(move || shared.find(&text)).await
+    }
+
+    /// An image's configuration, all of it (image-spec, config.md).
+    ///
+    /// # Errors
+    /// The store can't be read, or it is no JSON.
+    pub async fn configuration(&self, id: &storage::ImageId) -> Result<serde_json::Value> {
+        let (shared, id) = (Arc::clone(&self.0), id.clone());
+        let read = move || {
+            let store = &shared.puller.store;
+            let config = config_of(store, &id, manifest_of(store, &id).as_ref())?;
+            serde_json::from_slice(&config).map_err(|wrong| {
+                Error::bad_manifest(format!("configuration {id}"), wrong.to_string())
+            })
+        };
+        self.0.puller.files.run(read).await
     }
 }
 

@@ -57,6 +57,7 @@ pub(super) fn container_annotations(from: &Ingredients, allowed: &[String]) -> A
         (name::IMAGE, request.image.clone()),
         (name::IMAGE_NAME, from.image_name.clone()),
         (name::IMAGE_REF, from.image_id.clone()),
+        (name::IMAGE_REPO_DIGESTS, from.repo_digests.join(",")),
         (name::KUBE_NAME, pod.request.key.name.clone()),
         (name::LOG_PATH, from.log_path.clone()),
         (name::MOUNT_POINT, from.root.display().to_string()),
@@ -114,7 +115,10 @@ fn volume(mount: &Mount) -> serde_json::Value {
 /// A pod's `config.json`: nothing runs it; CRI-O and hooks read its annotations.
 pub(crate) fn pod_config(pod: &Pod) -> oci::Spec {
     let (request, made) = (&pod.request, &pod.made);
-    let mut all: Annotations = request.annotations.clone();
+    let own = request.annotations.iter().chain(&request.labels);
+    let mut all: Annotations = own
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let network = if request.network == Shared::Host {
         2
     } else {
@@ -159,9 +163,26 @@ pub(crate) fn pod_config(pod: &Pod) -> oci::Spec {
     }
     all.insert("io.container.manager".to_owned(), "cri-o".to_owned());
     all.insert("spoofed.crio.io".to_owned(), "true".to_owned());
+    // By these people find a pod's namespaces.
+    let joined = [
+        ("network", &made.netns),
+        ("ipc", &made.ipcns),
+        ("uts", &made.utsns),
+        ("user", &made.userns),
+    ];
+    let namespaces = joined.into_iter().filter_map(|(kind, pin)| {
+        let path = Some(pin.clone()?);
+        let kind = kind.to_owned();
+        Some(oci::Namespace { kind, path })
+    });
     oci::Spec {
         oci_version: "1.0.2".to_owned(),
+        hostname: made.hostname.clone(),
         annotations: all,
+        linux: Some(oci::Linux {
+            namespaces: namespaces.collect(),
+            ..oci::Linux::default()
+        }),
         ..oci::Spec::default()
     }
 }

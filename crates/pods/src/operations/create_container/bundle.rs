@@ -51,6 +51,7 @@ pub(super) async fn make_bundle(create: &Create) -> Result<(), Error> {
         image_id: create.image.id.clone(),
         image_ref: create.image.reference.clone(),
         image_name: create.image.name.clone(),
+        repo_digests: create.image.repo_digests.clone(),
         created: create.created,
         root: create.root.get().cloned().unwrap_or_default(),
         bundle: create.dirs().bundle.clone(),

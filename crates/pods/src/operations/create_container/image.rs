@@ -16,6 +16,7 @@ pub(super) struct Image {
     pub(super) id: String,
     pub(super) reference: String,
     pub(super) name: String,
+    pub(super) repo_digests: Vec<String>,
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) defaults: ImageDefaults,
 }
@@ -66,6 +67,7 @@ pub(super) async fn image(
         id: image.id.to_string(),
         annotations: image.annotations.clone(),
         name,
+        repo_digests: image.repo_digests.clone(),
         defaults: ImageDefaults {
             entrypoint: config.entrypoint.clone(),
             command: config.cmd.clone(),
