@@ -1,5 +1,6 @@
 //! What a container is given beside its process: devices, annotations of its bundle, a log.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Result;
@@ -142,5 +143,75 @@ async fn the_nodes_null_device_stays_the_nodes() -> Result<()> {
     assert_eq!(said.exit_code, 0);
     assert_eq!(String::from_utf8(said.stdout)?, "character special file\n");
     assert_eq!(of_node()?, before);
+    f.node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verbose_answers_and_inspection_have_cri_os_fields() -> Result<()> {
+    let f = fixture::node().await?;
+    let pod = f.node.run_pod("p").await?;
+    let config = container("c", &f.image, &["sleep", "1000"]);
+    let id = f.node.run(&pod, config).await?;
+    let mut runtime = f.node.client().runtime();
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text);
+
+    let answer = runtime.status(v1::StatusRequest { verbose: true }).await?;
+    let told = json(&answer.into_inner().info["config"])?;
+    assert_eq!(
+        told["crio"]["ContainerExitsDir"],
+        json!(f.node.run_dir.join("exits"))
+    );
+    assert_eq!(
+        told["crio"]["Runtimes"][f.node.runtime()]["RuntimeType"],
+        "oci"
+    );
+
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: pod,
+        verbose: true,
+    };
+    let answer = runtime.pod_sandbox_status(request).await?.into_inner();
+    let told = json(&answer.info["info"])?;
+    let namespaces = told["runtimeSpec"]["linux"]["namespaces"].as_array();
+    let network = namespaces
+        .into_iter()
+        .flatten()
+        .find(|one| one["type"] == "network");
+    let path = network
+        .and_then(|one| one["path"].as_str())
+        .unwrap_or_default();
+    assert!(fs::exists(path)?, "{told}");
+
+    let image = v1::ImageSpec {
+        image: f.image.clone(),
+        ..Default::default()
+    };
+    let request = v1::ImageStatusRequest {
+        image: Some(image),
+        verbose: true,
+    };
+    let answer = f
+        .node
+        .client()
+        .images()
+        .image_status(request)
+        .await?
+        .into_inner();
+    let told = json(&answer.info["info"])?;
+    assert_eq!(told["imageSpec"]["rootfs"]["type"], "layers", "{told}");
+    let image = answer.image.unwrap_or_default();
+    assert_eq!((image.uid, &*image.username), (None, ""));
+
+    let told = json(
+        &f.node
+            .client()
+            .inspect(&format!("/containers/{id}"))
+            .await?,
+    )?;
+    let of_crio =
+        |name: &str| told["crio_annotations"][format!("io.kubernetes.cri-o.{name}")].clone();
+    assert_eq!(of_crio("ContainerType"), "container");
+    assert_eq!(of_crio("ImageRepoDigests"), image.repo_digests.join(","));
+    assert_eq!(f.said(&id, "echo $TERM").await?, "xterm");
     f.node.finish().await
 }
