@@ -135,6 +135,11 @@ async fn work(
             "container {id} has a terminal: a checkpoint of one is not built"
         )));
     }
+    if container.made.notifier.is_some() {
+        return Err(Error::WrongState(format!(
+            "container {id} has a seccomp notifier: criu does not keep what a filter leaves to a listener"
+        )));
+    }
     if pod.request.id_map.is_some() {
         return Err(Error::WrongState(format!(
             "container {id} is in a user namespace: a checkpoint of one is not built"
