@@ -16,8 +16,8 @@ pub(crate) struct Connection {
     socket: OwnedFd,
     /// Tells connections apart whose place was taken over.
     pub(crate) number: u64,
-    /// Whether it said Hello: then it hears events.
-    pub(crate) greeted: bool,
+    /// The version of who said Hello: then it hears events.
+    pub(crate) greeted: Option<u32>,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     pub(crate) broken: bool,
 }
@@ -37,7 +37,7 @@ impl Connection {
         Self {
             socket,
             number,
-            greeted: false,
+            greeted: None,
             waiting: VecDeque::new(),
             broken: false,
         }
@@ -82,6 +82,16 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Whether it hears events that came with `version`.
+    pub(crate) fn hears(&self, version: u32) -> bool {
+        !self.broken && self.greeted.is_some_and(|known| known >= version)
+    }
+
+    /// Whether there is room for what can be told later as well.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING / 4
     }
 
     /// Whether something waits for room.

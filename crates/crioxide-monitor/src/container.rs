@@ -16,6 +16,7 @@ use monitor_protocol::{Adopt, ContainerInfo, Create, Exit, Id, State};
 use rustix::process::Pid;
 use sys::cgroup::Cgroup;
 
+use crate::notify::Notify;
 use crate::stdio::ContainerEnds;
 
 /// Who waits for an answer.
@@ -41,6 +42,8 @@ pub(crate) struct Container {
     /// A `start` of the runtime runs: the exit is told after its end.
     pub(crate) starting: bool,
     pub(crate) deletion: Deletion,
+    /// What its seccomp filter leaves to us.
+    pub(crate) notify: Option<Notify>,
 }
 
 #[derive(Debug)]
@@ -137,6 +140,7 @@ impl Container {
             execs: Vec::new(),
             starting: false,
             deletion: Deletion::default(),
+            notify: None,
         }
     }
 

@@ -14,6 +14,7 @@ mod container;
 pub mod fuzzing;
 mod limits;
 mod log;
+mod notify;
 mod options;
 mod record;
 mod runtime;

@@ -23,3 +23,14 @@ pub(crate) const LOST: Duration = Duration::from_secs(5);
 pub(crate) const DELETE_MS: u32 = 60_000;
 /// How long a predecessor that was killed may take to end.
 pub(crate) const PREDECESSOR: Duration = Duration::from_secs(10);
+/// Seccomp filters' listeners of one container: one, and one more for each exec that runs. Calls of those
+/// beyond get the kernel's own answer.
+pub(crate) const LISTENERS: usize = 128;
+/// Runtimes that are handing over a listener.
+pub(crate) const SENDERS: usize = 64;
+/// Bytes that a runtime may say beside a listener: the container's state, with its annotations.
+pub(crate) const STATE_BYTES: usize = 1 << 20;
+/// Different forbidden calls of one container: more than there are system calls of two architectures.
+pub(crate) const FORBIDDEN: usize = 1024;
+/// Between two times that forbidden calls of one container are told, however many there are.
+pub(crate) const NEWS: Duration = Duration::from_millis(200);

@@ -20,6 +20,7 @@ use crate::connection::{Connection, Received};
 use crate::container::{Ask, Container, Phase};
 use crate::limits;
 use crate::log::{Log, Notice};
+use crate::notify::Notify;
 use crate::options::Options;
 use crate::runtime::Call;
 
@@ -30,6 +31,7 @@ mod create;
 mod delete;
 mod exec;
 mod exit;
+mod notifications;
 mod requests;
 
 /// All of the monitor's state but the logs.
@@ -50,6 +52,8 @@ pub(crate) struct Server {
     attaching: Vec<(u64, Ask, Option<OwnedFd>)>,
     /// Names of containers to come whose output goes to systemd's journal, too.
     journaled: VecDeque<(Id, String)>,
+    /// Containers to come with what their seccomp filters leave to us, each with its socket.
+    notified: VecDeque<(Id, String)>,
     /// Statuses of processes that no container knew when they were reaped.
     unknown: VecDeque<(Pid, Status)>,
     next: u64,
@@ -98,6 +102,25 @@ enum Ready {
     Log,
     Connection(u64),
     Process,
+    /// What belongs to a container's seccomp filter; `gone`: nothing more will come.
+    Seccomp {
+        number: u64,
+        gone: bool,
+    },
+}
+
+impl Ready {
+    /// What it is by the flags that `poll(2)` told of it.
+    fn told(self, flags: PollFlags) -> Option<Self> {
+        match self {
+            _ if flags.is_empty() => None,
+            Self::Seccomp { number, .. } => Some(Self::Seccomp {
+                number,
+                gone: !flags.contains(PollFlags::IN),
+            }),
+            other => Some(other),
+        }
+    }
 }
 
 /// What the server is made from.
@@ -132,6 +155,7 @@ impl Server {
             reopening: Vec::new(),
             attaching: Vec::new(),
             journaled: VecDeque::new(),
+            notified: VecDeque::new(),
             unknown: VecDeque::with_capacity(limits::UNKNOWN_STATUSES),
             next: 1,
             accepts_at: None,
@@ -149,6 +173,7 @@ impl Server {
                     Ready::Log => self.hear_log(),
                     Ready::Connection(number) => self.serve(number, &mut buffer),
                     Ready::Process => self.look_at_adopted(),
+                    Ready::Seccomp { number, gone } => self.look_at_seccomp(number, gone),
                 }
             }
             self.tick();
@@ -185,6 +210,11 @@ impl Server {
         for (fd, flags) in self.containers.iter().flat_map(watched) {
             add(Ready::Process, fd, flags);
         }
+        let notifies = self.containers.iter().flat_map(|one| &one.notify);
+        for (number, fd) in notifies.flat_map(Notify::watched) {
+            let gone = false;
+            add(Ready::Seccomp { number, gone }, fd, PollFlags::IN);
+        }
         let left = self
             .deadline()
             .map(|at| at.saturating_duration_since(Instant::now()));
@@ -194,12 +224,10 @@ impl Server {
             // Out of memory: nothing to be done but trying again.
             Err(_) => return Vec::new(),
         }
-        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         owners
             .iter()
             .zip(&fds)
-            .filter(|(_, fd)| is_ready(fd))
-            .map(|(owner, _)| *owner)
+            .filter_map(|(owner, fd)| owner.told(fd.revents()))
             .collect()
     }
 
@@ -213,7 +241,13 @@ impl Server {
                 Phase::Exiting(exiting) if !container.starting => Some(exiting.until),
                 _ => None,
             });
-        calls.chain(containers).chain(self.accepts_at).min()
+        let notifies = self.containers.iter().flat_map(|one| &one.notify);
+        let news = notifies.filter_map(|notify| notify.tell_at);
+        calls
+            .chain(containers)
+            .chain(news)
+            .chain(self.accepts_at)
+            .min()
     }
 
     fn tick(&mut self) {
@@ -228,6 +262,7 @@ impl Server {
         }
         self.give_up_lost(now);
         self.advance_exits(now);
+        self.tell_due(now);
     }
 
     fn accept(&mut self) {
@@ -321,7 +356,7 @@ impl Server {
         for connection in self
             .connections
             .iter_mut()
-            .filter(|connection| connection.greeted)
+            .filter(|connection| connection.hears(1))
         {
             connection.send(&message, Vec::new());
         }

@@ -19,5 +19,7 @@ mod lifecycle;
 mod logs;
 #[path = "monitor/loss.rs"]
 mod loss;
+#[path = "monitor/notifier.rs"]
+mod notifier;
 #[path = "monitor/stdio.rs"]
 mod stdio;

@@ -1,7 +1,7 @@
-//! Seccomp profiles.
+//! Seccomp profiles, and filters that leave what they forbid to a listener.
 
 use spec::capabilities::Set;
-use spec::seccomp::{Profile, Surroundings};
+use spec::seccomp::{Profile, Surroundings, notify};
 
 /// Profiles: a filter for one container is a profile too, that gives the same filter everywhere.
 pub(crate) fn profile(bytes: &[u8]) {
@@ -20,6 +20,10 @@ pub(crate) fn profile(bytes: &[u8]) {
                 kernel: (0, 0),
             };
             assert_eq!(again.filter(elsewhere), filter);
+            let mut left = filter;
+            let has_listener = notify(&mut left, "/run/s");
+            assert_eq!(has_listener, !left.listener_path.is_empty());
+            assert!(!notify(&mut left, "/run/s"), "nothing more is forbidden");
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 const REAP: Duration = Duration::from_secs(5);
 
 /// What the monitor tells unasked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// A container's init has ended; its exit record is written.
     Exited(Exit),
@@ -34,6 +34,24 @@ pub enum Event {
         exec: Id,
         /// How.
         status: Status,
+    },
+    /// A seccomp filter in a container has a listener. Told again on each connection.
+    Listening {
+        /// The container.
+        id: Id,
+        /// To be kept for a successor of the monitor ([`Monitor::listen`](crate::Monitor::listen)).
+        listener: Arc<OwnedFd>,
+    },
+    /// A container's processes made a call that its filter forbids. Told again on each connection.
+    Forbidden {
+        /// The container.
+        id: Id,
+        /// Whose numbers the call's is of, an `AUDIT_ARCH_*` of `linux/audit.h`.
+        arch: u32,
+        /// The system call.
+        number: i32,
+        /// How often it was made since the monitor has the container.
+        count: u64,
     },
     /// The connection is closed; nothing follows. `status` is that of the monitor where it was
     /// our child and has ended.
@@ -147,7 +165,9 @@ async fn read(shared: Arc<Shared>, child: Option<Child>, events: mpsc::Unbounded
             }
             FromMonitor::Event { event } => {
                 // Nobody listens if the receiver was dropped: the caller's decision.
-                let _dropped = events.send(translate(event));
+                if let Some(event) = translate(event, fds) {
+                    let _dropped = events.send(event);
+                }
             }
         }
     }
@@ -160,9 +180,25 @@ async fn read(shared: Arc<Shared>, child: Option<Child>, events: mpsc::Unbounded
     let _dropped = events.send(Event::Lost { status });
 }
 
-fn translate(event: monitor_protocol::Event) -> Event {
-    match event {
+/// `None` where the descriptor is missing that the event is about.
+fn translate(event: monitor_protocol::Event, fds: Vec<OwnedFd>) -> Option<Event> {
+    Some(match event {
         monitor_protocol::Event::Exited { exit } => Event::Exited(exit),
+        monitor_protocol::Event::Listening { id } => Event::Listening {
+            id,
+            listener: Arc::new(fds.into_iter().next()?),
+        },
+        monitor_protocol::Event::Forbidden {
+            id,
+            arch,
+            number,
+            count,
+        } => Event::Forbidden {
+            id,
+            arch,
+            number,
+            count,
+        },
         monitor_protocol::Event::ExecExited {
             id,
             exec,
@@ -177,7 +213,7 @@ fn translate(event: monitor_protocol::Event) -> Event {
                 Status::Signaled(signal)
             },
         },
-    }
+    })
 }
 
 /// `None` at the end of the connection.

@@ -186,17 +186,44 @@ impl Monitor {
     /// # Errors
     /// [`Error::Refused`] by an earlier daemon's monitor.
     pub async fn log_to_journal(&self, id: &Id, name: &str) -> Result<()> {
-        const SINCE: u32 = 3;
-        if self.version < SINCE {
-            return Err(Error::Refused {
-                kind: ErrorKind::WrongState {},
-                text: "the pod's monitor is of an earlier version, which knows no journal"
-                    .to_owned(),
-            });
-        }
+        self.knows(3, "knows no journal")?;
         let (id, name) = (id.clone(), name.to_owned());
         self.done("journal", Request::Journal { id, name }, &[])
             .await
+    }
+
+    /// Has the monitor refuse and count the calls that the seccomp filter of a container, which is about to
+    /// be made or adopted, leaves to a listener: [`Event::Forbidden`](crate::Event::Forbidden) tells them.
+    /// `socket` is the `listenerPath` of its `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] by an earlier daemon's monitor.
+    pub async fn notify(&self, id: &Id, socket: &str) -> Result<()> {
+        self.knows(4, "has no seccomp notifier: make a new pod")?;
+        let (id, socket) = (id.clone(), socket.to_owned());
+        self.done("notify", Request::Notify { id, socket }, &[])
+            .await
+    }
+
+    /// Gives a listener of a container that was adopted, kept of
+    /// [`Event::Listening`](crate::Event::Listening).
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: there is no such container, or it was not announced by [`Monitor::notify`].
+    pub async fn listen(&self, id: &Id, listener: BorrowedFd<'_>) -> Result<()> {
+        let request = Request::Listen { id: id.clone() };
+        self.done("listen", request, &[listener]).await
+    }
+
+    /// Refuses what came with a later version of the messages than the monitor's.
+    fn knows(&self, since: u32, or_else: &str) -> Result<()> {
+        if self.version >= since {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            kind: ErrorKind::WrongState {},
+            text: format!("the pod's monitor is of an earlier version, which {or_else}"),
+        })
     }
 
     /// Makes a container of processes that criu kept in `images`: they run at once. Its log is in
@@ -211,13 +238,7 @@ impl Monitor {
         work: String,
         runtime: Option<BorrowedFd<'_>>,
     ) -> Result<Created> {
-        const SINCE: u32 = 2;
-        if self.version < SINCE {
-            return Err(Error::Refused {
-                kind: ErrorKind::WrongState {},
-                text: "the pod's monitor is of an earlier version, which can't restore: make a new pod".to_owned(),
-            });
-        }
+        self.knows(2, "can't restore: make a new pod")?;
         let id = create.id.clone();
         let request = Request::Restore {
             create,

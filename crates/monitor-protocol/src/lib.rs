@@ -28,5 +28,5 @@ pub use message::{
 };
 
 /// The version of the messages that this crate writes. 2 added [`Request::Restore`],
-/// 3 [`Request::Journal`].
-pub const VERSION: u32 = 3;
+/// 3 [`Request::Journal`], 4 [`Request::Notify`], [`Request::Listen`] and their events.
+pub const VERSION: u32 = 4;

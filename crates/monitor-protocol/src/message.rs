@@ -159,6 +159,20 @@ pub enum Request {
         /// Its name there.
         name: String,
     },
+    /// Before a container is made or taken over: the calls that its seccomp filter leaves to a listener
+    /// are refused and counted ([`Event::Forbidden`]). Answer: [`Reply::Done`]. Since version 4.
+    Notify {
+        /// The container.
+        id: Id,
+        /// Where the runtime hands the listener over: the `listenerPath` of its `config.json`.
+        socket: String,
+    },
+    /// Gives a listener of a container that was taken over. Beside it: the listener. Answer:
+    /// [`Reply::Done`]. Since version 4.
+    Listen {
+        /// The container.
+        id: Id,
+    },
 }
 
 /// A container to make.
@@ -329,6 +343,24 @@ pub enum Event {
         code: i32,
         /// The signal that ended it, else 0.
         signal: i32,
+    },
+    /// A seccomp filter in a container, that of its init or of an exec, has a listener. Beside it: the
+    /// listener, which a successor of the monitor needs ([`Request::Listen`]). Told again to who says
+    /// Hello. Since version 4.
+    Listening {
+        /// The container.
+        id: Id,
+    },
+    /// Processes of a container made a forbidden call. Told again to who says Hello. Since version 4.
+    Forbidden {
+        /// The container.
+        id: Id,
+        /// Whose numbers the call's is of, an `AUDIT_ARCH_*` of `linux/audit.h`.
+        arch: u32,
+        /// The system call.
+        number: i32,
+        /// How often it was made since the monitor has the container.
+        count: u64,
     },
 }
 
@@ -503,6 +535,8 @@ wire_enum!(Request {
     17 => Quit {},
     18 => Restore { create, images, work },
     19 => Journal { id, name },
+    20 => Notify { id, socket },
+    21 => Listen { id },
 });
 wire_enum!(Reply {
     1 => Done {},
@@ -526,6 +560,8 @@ wire_enum!(ErrorKind {
 wire_enum!(Event {
     1 => Exited { exit },
     2 => ExecExited { id, exec, code, signal },
+    3 => Listening { id },
+    4 => Forbidden { id, arch, number, count },
 });
 wire_enum!(State {
     1 => Creating {},

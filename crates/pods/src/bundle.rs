@@ -27,7 +27,7 @@ use crate::state::container::{Made, Restored};
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, ContainerRequest, Error, accounts, cdi, default_mounts, devices, files, handlers,
-    own_volumes, selinux, timezone,
+    own_volumes, seccomp_notifier, selinux, timezone,
 };
 
 /// What a container is made from.
@@ -116,6 +116,13 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         pod: own_files,
         binds: binds.clone(),
     };
+    let surroundings = seccomp::Surroundings {
+        bounding: capabilities.bounding,
+        kernel: node.host.kernel,
+    };
+    let mut seccomp = seccomp_filter(node, from, &handler.config.seccomp_profile, surroundings)?;
+    let allowed = &handler.config.allowed_annotations;
+    let notifier = notifier(node, from, allowed, seccomp.as_mut())?;
     let made = Made {
         image_id: from.image_id.clone(),
         image_ref: from.image_ref.clone(),
@@ -132,6 +139,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         image_volumes: volume_ids(&from.image_volumes),
         restored: from.restored.clone(),
         selinux: from.selinux.clone(),
+        notifier,
     };
     let process = oci::Process {
         terminal: request.tty,
@@ -151,10 +159,6 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         capabilities: Some(capabilities.sets),
         // A command's own, by the limits that are in force then.
         exec_cpu_affinity: None,
-    };
-    let surroundings = seccomp::Surroundings {
-        bounding: capabilities.bounding,
-        kernel: node.host.kernel,
     };
     let parts = Parts {
         oci_version: handler.features.oci_version.clone(),
@@ -186,11 +190,11 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
         device_rules: devices.rules,
         privileged: request.privileged,
         mount_label: from.selinux.mount.clone(),
-        seccomp: seccomp_filter(node, from, &handler.config.seccomp_profile, surroundings)?,
+        seccomp,
         masked_paths: request.masked_paths.clone(),
         masked_on_node: node.host.masked.clone(),
         readonly_paths: request.readonly_paths.clone(),
-        annotations: annotations::container_annotations(from, &handler.config.allowed_annotations),
+        annotations: annotations::container_annotations(from, allowed),
     };
     let mut spec = spec::container::build(parts);
     node.hooks.inject(pod, request, &mut spec);
@@ -305,6 +309,21 @@ pub(crate) fn id_maps(map: storage::IdMap) -> [oci::IdMapping; 2] {
         host_id: range.host,
         size: range.count,
     })
+}
+
+/// Has the filter leave what it forbids to a listener, where the pod asks for that. criu restores none.
+fn notifier(
+    node: &Node,
+    from: &Ingredients,
+    allowed: &[String],
+    filter: Option<&mut oci::Seccomp>,
+) -> Result<Option<seccomp_notifier::Action>, Error> {
+    let action = seccomp_notifier::action(&from.pod.request.annotations, allowed);
+    let (Some(action), Some(filter), None) = (action, filter, &from.restored) else {
+        return Ok(None);
+    };
+    let injected = seccomp_notifier::inject(node, &from.id, filter)?;
+    Ok(injected.then_some(action))
 }
 
 fn seccomp_filter(

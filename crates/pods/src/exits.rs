@@ -47,7 +47,7 @@ pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
     let Ok(container) = node.table.load().container(id.as_str()) else {
         return;
     };
-    let Ok(phase) = container.phase.exited(exit) else {
+    let Ok(phase) = container.phase.exited(container.explained(exit)) else {
         return;
     };
     let ended = Container {
@@ -88,7 +88,8 @@ pub(crate) async fn exited(node: &Arc<Node>, id: &ContainerId, exit: Exit) {
     }
 }
 
-async fn persist(node: &Node, container: &Container) -> Result<(), Error> {
+/// Replaces a container's state on disk; fine if it has no record any more.
+pub(crate) async fn persist(node: &Node, container: &Container) -> Result<(), Error> {
     let Some(dirs) = node.dirs(container.id.as_str()).await? else {
         return Ok(());
     };

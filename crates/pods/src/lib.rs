@@ -40,6 +40,7 @@ pub mod request;
 mod restore;
 mod rootfs;
 mod seccomp_artifact;
+pub mod seccomp_notifier;
 pub mod selinux;
 mod session;
 mod snapshot;
@@ -351,6 +352,20 @@ impl Pods {
         let losses = losses.iter().flat_map(|live| live.losses());
         losses
             .filter_map(|(id, count)| Some((snapshot.container(id.as_str()).ok()?, count)))
+            .collect()
+    }
+
+    /// How often the containers that are there and have a seccomp notifier made forbidden calls, by the
+    /// call's name.
+    #[must_use]
+    pub fn forbidden_syscalls(
+        &self,
+    ) -> Vec<(Arc<Container>, std::collections::BTreeMap<String, u64>)> {
+        let snapshot = self.snapshot();
+        let totals = self.0.alive();
+        let totals = totals.iter().flat_map(|live| live.notifiers.totals());
+        totals
+            .filter_map(|(id, counts)| Some((snapshot.container(id.as_str()).ok()?, counts)))
             .collect()
     }
 

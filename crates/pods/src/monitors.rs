@@ -22,12 +22,14 @@ use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::records::Dirs;
 use crate::state::container::{Container, Init, Phase};
-use crate::{ContainerId, Error, PodId, cgroups, exits, handlers, infra};
+use crate::{ContainerId, Error, PodId, cgroups, exits, handlers, infra, seccomp_notifier};
 
+mod announce;
 mod live;
 
-use live::lock;
-pub(crate) use live::{Kept, Live};
+pub(crate) use announce::announce;
+use announce::give_listeners;
+pub(crate) use live::{Kept, Live, lock};
 
 /// How long a monitor may take to be ready.
 const READY: Duration = Duration::from_secs(30);
@@ -85,6 +87,9 @@ async fn spawn(node: &Node, pod: &PodId) -> Result<(Monitor, Events), Error> {
 /// takes what happened meanwhile.
 pub(crate) async fn resume(node: &Arc<Node>, pod: &PodId) -> Result<(), Error> {
     let live = node.live(pod);
+    for container in node.table.load().containers_of(pod) {
+        seccomp_notifier::resume(node, &live, container);
+    }
     let events = match take_over(node, pod, &live).await {
         Ok(events) => events,
         Err(error) => {
@@ -326,35 +331,16 @@ async fn adopt(
         terminal: kept.terminal.as_ref().map(|fd| fd.as_fd()),
         stdin: kept.stdin.as_ref().map(|fd| fd.as_fd()),
     };
-    announce(node, monitor, container).await;
+    if let Err(error) = announce(node, monitor, container).await {
+        let (container, error) = (container.id.as_str(), chain(&error));
+        tracing::warn!(container, error, "no more forbidden syscalls are told");
+    }
     let adopted = monitor.adopt(adopt, descriptors).await;
     live.keep(&container.id, kept);
     match adopted {
-        Ok(_) => Ok(()),
+        Ok(_) => give_listeners(live, monitor, container).await,
         Err(monitor_client::Error::Lost) => Err(Adoption::MonitorLost),
         Err(error) => Err(Adoption::Failed(Error::Monitor(chain(&error)))),
-    }
-}
-
-/// Tells a monitor that is about to make or adopt a container where its output goes beside its log.
-pub(crate) async fn announce(node: &Node, monitor: &Monitor, container: &Container) {
-    if !node.options.log_to_journald {
-        return;
-    }
-    let announced = async {
-        let pod = node.table.load().pod(container.pod.as_str())?;
-        let name = container.request.record_name(&pod.request.key);
-        let id = wire_id(container.id.as_str())?;
-        let told = monitor.log_to_journal(&id, &name).await;
-        told.map_err(|error| Error::Monitor(chain(&error)))
-    };
-    if let Err(error) = announced.await {
-        let (container, error) = (container.id.as_str(), chain(&error));
-        tracing::warn!(
-            container,
-            error,
-            "the container's output does not go to the journal"
-        );
     }
 }
 
@@ -429,6 +415,21 @@ async fn listen(node: &Arc<Node>, live: &Live, events: &mut Events) {
                 if let Some(expected) = lock(&live.execs).remove(exec.as_str()) {
                     // Whoever asked may have gone away.
                     expected.tell.send(status).ok();
+                }
+            }
+            Event::Listening { id, listener } => {
+                if let Some(id) = ContainerId::parse(id.as_str()) {
+                    live.notifiers.hold(&id, listener);
+                }
+            }
+            Event::Forbidden {
+                id,
+                arch,
+                number,
+                count,
+            } => {
+                if let Some(id) = ContainerId::parse(id.as_str()) {
+                    seccomp_notifier::forbidden(node, live, &id, (arch, number), count);
                 }
             }
             Event::Lost { .. } => return,

@@ -19,7 +19,7 @@ use crate::operations::intent::Subject;
 use crate::operations::run_pod::Run;
 use crate::operations::stage::Doing;
 use crate::request::PodResources;
-use crate::state::container::{Container, Made as ContainerMade, NOBODY, Phase};
+use crate::state::container::{Container, Made as ContainerMade, NOBODY, Phase, SECCOMP_KILLED};
 use crate::state::pod::{Made as PodMade, Pod};
 use crate::{ContainerId, ContainerRequest, Error, PodId, PodRequest, node};
 
@@ -80,6 +80,8 @@ struct ContainerState {
     limits: Option<spec::resources::Request>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checkpointed: Option<SystemTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    condemned: Option<String>,
     #[serde(flatten)]
     for_crio: serde_json::Value,
 }
@@ -213,6 +215,7 @@ pub(crate) fn write_state(container: &Container, dirs: &Dirs) -> Result<(), Erro
         limits: (*container.limits != container.request.resources)
             .then(|| spec::resources::Request::clone(&container.limits)),
         checkpointed: container.checkpointed,
+        condemned: container.condemned.clone(),
         for_crio: for_crio(container, dirs),
     };
     match container.phase {
@@ -250,6 +253,8 @@ fn for_crio(container: &Container, dirs: &Dirs) -> serde_json::Value {
             set("finished", time(exit.finished).into());
             set("exitCode", exit.code.into());
             set("oomKilled", exit.oom_killed.into());
+            let seccomp_killed = exit.reason.as_deref() == Some(SECCOMP_KILLED);
+            set("seccompKilled", seccomp_killed.into());
             set("error", exit.message.clone().into());
         }
     }
@@ -269,9 +274,11 @@ pub(crate) fn read_container(dirs: &Dirs) -> Result<Option<Container>, Error> {
     };
     let state = read::<ContainerState>(&dirs.persistent.join(STATE))?;
     let nobody = Phase::Created { init: NOBODY };
-    let (phase, updated, checkpointed) = state.map_or((nobody, None, None), |state| {
-        (state.phase, state.limits, state.checkpointed)
-    });
+    let (phase, updated, checkpointed, condemned) =
+        state.map_or((nobody, None, None, None), |state| {
+            let noted = (state.checkpointed, state.condemned);
+            (state.phase, state.limits, noted.0, noted.1)
+        });
     Ok(Some(Container {
         id: file.id,
         pod: file.pod,
@@ -280,6 +287,7 @@ pub(crate) fn read_container(dirs: &Dirs) -> Result<Option<Container>, Error> {
         made: Arc::new(file.made),
         created: file.created,
         checkpointed,
+        condemned,
         phase,
     }))
 }

@@ -6,6 +6,7 @@
 //! a crash left behind. Operations wait for that, lists don't.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 
 use crate::node::{Node, blocking};
@@ -16,7 +17,7 @@ use crate::state::container::Phase;
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, Error, PodId, exits, handlers, id_mapped, monitors, namespaces, networking,
-    predecessor,
+    predecessor, seccomp_notifier,
 };
 
 /// What an earlier daemon left, as it was found at the start.
@@ -49,6 +50,12 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         sys::durable::sweep(&dir).map_err(Error::io("sweep", dir))?;
     }
+    let listeners = seccomp_notifier::dir(node);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&listeners)
+        .map_err(Error::io("create", &listeners))?;
     node.selinux
         .label_monitors(&node.options.run_dir.join("monitors"))?;
     let mut leftovers = Leftovers {

@@ -161,6 +161,16 @@ impl Table {
         });
     }
 
+    /// Takes note of what will be said of a container's end; nothing where it is gone.
+    pub(crate) fn condemn(&self, id: &ContainerId, why: String) {
+        self.change(|snapshot| {
+            if let Some(container) = snapshot.containers.get_mut(id) {
+                Arc::make_mut(container).condemned = Some(why);
+            }
+            ((), Vec::new())
+        });
+    }
+
     /// Takes note of a checkpoint of a container; nothing where it is gone.
     pub(crate) fn checkpointed(&self, id: &ContainerId, at: std::time::SystemTime) {
         self.change(|snapshot| {

@@ -432,6 +432,9 @@ pub struct Seccomp {
     /// Flags of seccomp(2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
+    /// Socket where the runtime hands over the filter's listener, where a rule notifies one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub listener_path: String,
     /// Rules.
     pub syscalls: Vec<Syscall>,
 }

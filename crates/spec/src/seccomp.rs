@@ -2,8 +2,10 @@
 //! profile files, resolved for one container's capabilities.
 
 mod default;
+mod notify;
 mod profile;
 
+pub use notify::{notify, syscall_name};
 pub use profile::Profile;
 
 use crate::capabilities::Set;

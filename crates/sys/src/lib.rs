@@ -24,6 +24,7 @@ pub mod random;
 pub mod reap;
 pub mod remove;
 pub mod sealed;
+pub mod seccomp;
 pub mod selinux;
 pub mod seqpacket;
 pub mod signal;

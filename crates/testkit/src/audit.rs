@@ -42,6 +42,7 @@ pub fn left(node: &Node) -> Vec<String> {
         "crio/operations",
         "crio/host-ports",
         "crio/id-mapped",
+        "crio/seccomp",
         "exits",
         "runtime",
     ] {

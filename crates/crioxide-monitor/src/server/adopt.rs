@@ -65,10 +65,13 @@ impl Server {
             journal: self.journal_of(&create.id),
             pipes,
         };
+        // Without it commands of exec fail, and its own listener does as well.
+        let notify = self.notify(&create.id).unwrap_or_default();
         let phase = Phase::Adopting(Box::new(Adopting { ask, adopt, pidfd }));
         let mut container = Container::new(create, dir, phase);
         container.terminal = terminal;
         container.stdin = stdin;
+        container.notify = notify;
         self.containers.push(container);
         self.log.send(Command::Add(output));
         Ok(())

@@ -50,6 +50,10 @@ impl Server {
             let _nothing = fs::remove_dir_all(&dir);
             failed("make stdio", &err)
         })?;
+        let notify = self.notify(&create.id).map_err(|err| {
+            let _nothing = fs::remove_dir_all(&dir);
+            failed("listen for seccomp filters", &err)
+        })?;
         let words = output
             .pipes
             .as_ref()
@@ -62,6 +66,7 @@ impl Server {
         });
         let mut container = Container::new(create, dir, phase);
         container.stdin = stdin;
+        container.notify = notify;
         container.runtime = fds.into_iter().next();
         self.containers.push(container);
         self.log.send(log::Command::Add(output));

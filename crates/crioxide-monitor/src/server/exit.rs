@@ -100,6 +100,13 @@ impl Server {
             return;
         };
         let exit = exiting.exit.clone();
+        if let Some(notify) = &mut container.notify {
+            notify.close();
+        }
+        self.tell_forbidden(at);
+        let Some(container) = self.containers.get_mut(at) else {
+            return;
+        };
         // A tmpfs that is full: the event and `List` tell it all the same.
         let _lost = record::write(&self.options.exits_dir, &exit);
         container.phase = Phase::Exited(exit.clone());
@@ -109,10 +116,7 @@ impl Server {
         let auto_delete = container.create.auto_delete && container.deletion == Deletion::Not;
         let id = container.id().clone();
         let persist_dir = container.create.persist_dir.clone();
-        let heard = self
-            .connections
-            .iter()
-            .any(|one| one.greeted && !one.broken);
+        let heard = self.connections.iter().any(|one| one.hears(1));
         if !heard && !persist_dir.is_empty() {
             record::write_persistent(persist_dir.into(), &exit);
         }

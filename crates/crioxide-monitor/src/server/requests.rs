@@ -1,5 +1,6 @@
 //! Requests: those that are answered at once are done here.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -16,7 +17,7 @@ use crate::stdio;
 impl Server {
     pub(super) fn request(&mut self, ask: Ask, request: Request, fds: Vec<OwnedFd>) {
         let done = match request {
-            Request::Hello { version: _ } => return self.hello(ask),
+            Request::Hello { version } => return self.hello(ask, version),
             Request::List {} => return self.list(ask),
             Request::Attach {
                 id,
@@ -37,9 +38,14 @@ impl Server {
             })),
             Request::Forget { id } => Some(self.forget(&id)),
             Request::Journal { id, name } => {
-                self.journal(id, name);
+                announce(&mut self.journaled, id, name);
                 Some(Ok(()))
             }
+            Request::Notify { id, socket } => {
+                announce(&mut self.notified, id, socket);
+                Some(Ok(()))
+            }
+            Request::Listen { id } => Some(self.listen(&id, fds)),
             Request::OrphanReaped { pid, code, signal } => {
                 self.orphan_reaped(
                     pid,
@@ -73,13 +79,13 @@ impl Server {
         }
     }
 
-    fn hello(&mut self, ask: Ask) {
+    fn hello(&mut self, ask: Ask, version: u32) {
         let found = self
             .connections
             .iter_mut()
             .find(|one| one.number == ask.connection);
         if let Some(connection) = found {
-            connection.greeted = true;
+            connection.greeted = Some(version);
         }
         let pod = self.options.pod.clone();
         self.reply(
@@ -91,20 +97,17 @@ impl Server {
             },
             Vec::new(),
         );
-    }
-
-    fn journal(&mut self, id: Id, name: String) {
-        self.journaled.retain(|(known, _)| *known != id);
-        if self.journaled.len() >= limits::ANNOUNCED {
-            self.journaled.pop_front();
-        }
-        self.journaled.push_back((id, name));
+        self.tell_again(ask.connection);
     }
 
     /// Under which name the output of a container that is made now goes to systemd's journal.
     pub(super) fn journal_of(&mut self, id: &Id) -> Option<String> {
-        let at = self.journaled.iter().position(|(known, _)| known == id)?;
-        self.journaled.remove(at).map(|(_, name)| name)
+        announced(&mut self.journaled, id)
+    }
+
+    /// Where the listener of a container that is made now comes.
+    pub(super) fn notify_of(&mut self, id: &Id) -> Option<String> {
+        announced(&mut self.notified, id)
     }
 
     fn list(&mut self, ask: Ask) {
@@ -269,4 +272,19 @@ impl Server {
             self.remember(pid, status);
         }
     }
+}
+
+/// Keeps what was said of a container to come.
+fn announce(said: &mut VecDeque<(Id, String)>, id: Id, what: String) {
+    said.retain(|(known, _)| *known != id);
+    if said.len() >= limits::ANNOUNCED {
+        said.pop_front();
+    }
+    said.push_back((id, what));
+}
+
+/// Takes what was said of a container that comes now.
+fn announced(said: &mut VecDeque<(Id, String)>, id: &Id) -> Option<String> {
+    let at = said.iter().position(|(known, _)| known == id)?;
+    said.remove(at).map(|(_, what)| what)
 }

@@ -153,6 +153,32 @@ impl Sources {
                 text.sample(&name, &[("name", &container)], count);
             }
         }
+        if let Some(name) = self
+            .selection
+            .name("containers_seccomp_notifier_count_total")
+        {
+            let help =
+                "Forbidden syscalls of the containers that are there, by container and syscall.";
+            text.metric(&name, Kind::Counter, help);
+            for ((container, syscall), count) in self.forbidden_syscalls() {
+                let labels = [("name", container.as_str()), ("syscall", &syscall)];
+                text.sample(&name, &labels, count);
+            }
+        }
+    }
+
+    fn forbidden_syscalls(&self) -> BTreeMap<(String, String), u64> {
+        let snapshot = self.pods.snapshot();
+        let mut counts = BTreeMap::new();
+        for (container, of_container) in self.pods.forbidden_syscalls() {
+            if let Some(pod) = snapshot.pods.get(&container.pod) {
+                let name = container.request.record_name(&pod.request.key);
+                for (syscall, count) in of_container {
+                    *counts.entry((name.clone(), syscall)).or_default() += count;
+                }
+            }
+        }
+        counts
     }
 
     fn monitors(&self, text: &mut Text) {

@@ -117,6 +117,8 @@ fn request() -> impl Strategy<Value = Request> {
             signal
         }),
         (id(), text()).prop_map(|(id, name)| Request::Journal { id, name }),
+        (id(), text()).prop_map(|(id, socket)| Request::Notify { id, socket }),
+        id().prop_map(|id| Request::Listen { id }),
         Just(Request::List {}),
         Just(Request::Quit {}),
         (create(), text(), text()).prop_map(|(create, images, work)| Request::Restore {
@@ -157,6 +159,19 @@ fn from_monitor() -> impl Strategy<Value = FromMonitor> {
         }),
         exit().prop_map(|exit| FromMonitor::Event {
             event: Event::Exited { exit }
+        }),
+        id().prop_map(|id| FromMonitor::Event {
+            event: Event::Listening { id }
+        }),
+        (id(), any::<(u32, i32, u64)>()).prop_map(|(id, (arch, number, count))| {
+            FromMonitor::Event {
+                event: Event::Forbidden {
+                    id,
+                    arch,
+                    number,
+                    count,
+                },
+            }
         }),
     ]
 }

@@ -10,6 +10,7 @@ use sys::spawn::Status;
 use tokio::sync::{RwLock, oneshot, watch};
 
 use super::READY;
+use crate::seccomp_notifier::Notifiers;
 use crate::state::container::{Container, Init, Phase};
 use crate::{ContainerId, Error};
 
@@ -25,6 +26,8 @@ pub(crate) struct Live {
     losses: Mutex<HashMap<ContainerId, u64>>,
     /// Containers that are being killed and have not ended.
     killed: Mutex<HashSet<ContainerId>>,
+    /// Containers with a seccomp notifier.
+    pub(crate) notifiers: Notifiers,
     /// Held shared by what makes or starts a container, and whole by what ends the pod.
     pub(crate) gate: RwLock<()>,
     /// Held while a container's state goes to disk and then to everybody: the news of a start and
@@ -44,6 +47,7 @@ impl Default for Live {
             execs: Mutex::default(),
             losses: Mutex::default(),
             killed: Mutex::default(),
+            notifiers: Notifiers::default(),
             gate: RwLock::default(),
             states: tokio::sync::Mutex::default(),
             updates: tokio::sync::Mutex::default(),
@@ -117,6 +121,13 @@ impl Live {
     pub(crate) fn drop_kept(&self, id: &ContainerId) {
         lock(&self.kept).remove(id);
         lock(&self.killed).remove(id);
+        self.notifiers.ended(id);
+    }
+
+    /// Forgets a container altogether.
+    pub(crate) fn forget(&self, id: &ContainerId) {
+        self.drop_kept(id);
+        self.notifiers.forget(id);
     }
 
     /// How often each container lost its monitor.
@@ -128,8 +139,9 @@ impl Live {
             .collect()
     }
 
-    /// Counts the loss of the monitor for the containers that have not ended.
+    /// Notes the loss of the monitor, for the containers that have not ended.
     pub(super) fn monitor_lost<'a>(&self, containers: impl Iterator<Item = &'a Arc<Container>>) {
+        self.notifiers.monitor_lost();
         let mut losses = lock(&self.losses);
         for container in containers {
             if !matches!(container.phase, Phase::Exited { .. }) {
@@ -199,6 +211,6 @@ pub(super) struct Expected {
     pub(super) tell: oneshot::Sender<Status>,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -129,6 +129,11 @@ async fn work(
     if !matches!(container.phase, Phase::Running { .. }) {
         return Err(Error::WrongState(format!("container {id} is not running")));
     }
+    if container.made.notifier.is_some() {
+        return Err(Error::WrongState(format!(
+            "container {id} has a seccomp notifier: criu does not keep what a filter leaves to a listener"
+        )));
+    }
     if pod.request.id_map.is_some() {
         return Err(Error::WrongState(format!(
             "container {id} is in a user namespace: a checkpoint of one is not built"

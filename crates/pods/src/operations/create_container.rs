@@ -28,7 +28,7 @@ use crate::state::container::{Container, Init, Made, NOBODY, Phase, Restored};
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, ContainerRequest, Error, cgroups, exits, handlers, id_mapped, image_volumes,
-    linked_logs, namespaces, seccomp_artifact, selinux,
+    linked_logs, namespaces, seccomp_artifact, seccomp_notifier, selinux,
 };
 
 /// Name of the operation.
@@ -231,6 +231,7 @@ impl Create {
             limits: Arc::new(self.request.resources.clone()),
             created: self.created,
             checkpointed: None,
+            condemned: None,
             phase: Phase::Created { init },
         }
     }
@@ -356,7 +357,10 @@ async fn make(create: &Create) -> Result<(), Error> {
     let handler = handlers::of_container(node, &container)?;
     let message = monitors::create_message(node, &container, &handler, create.dirs())?;
     let monitor = create.live.monitor().await?;
-    monitors::announce(node, &monitor, &container).await;
+    if let Some(action) = container.made.notifier {
+        create.live.notifiers.expect(&create.id, action, false);
+    }
+    monitors::announce(node, &monitor, &container).await?;
     let runtime = create.runtime.get().and_then(Option::as_ref);
     let made = monitor
         .create(message, runtime.map(|image| image.as_fd()))
@@ -386,13 +390,14 @@ fn undo_make<'a>(node: &'a Node, subject: &'a Subject) -> Doing<'a> {
     Box::pin(async move {
         let id = container_id(subject)?;
         let live = node.live(&subject.pod);
-        live.drop_kept(id);
+        live.forget(id);
         if let Ok(monitor) = live.monitor().await {
             let id = monitors::wire_id(id.as_str())?;
             // A container that the monitor never had is fine; what it can't delete, the cgroup's end does.
             monitor.delete(&id, true).await.ok();
             monitor.forget(&id).await.ok();
         }
+        seccomp_notifier::remove_socket(node, id).await?;
         let keeper = &node.options.keeper;
         cgroups::remove(node, keeper.container(&subject.cgroup_parent, id.as_str())).await?;
         exits::remove_record(node, id.as_str()).await

@@ -7,7 +7,7 @@ use super::stage::step;
 use super::{Outcome, act, create_container, if_there, stop_container};
 use crate::node::Node;
 use crate::state::container::Container;
-use crate::{Error, cgroups, exits, monitors};
+use crate::{Error, cgroups, exits, monitors, seccomp_notifier};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "remove-container";
@@ -42,7 +42,7 @@ pub(crate) async fn remove(node: &Arc<Node>, container: &Container) -> Result<()
         node.delete_record(id.as_str()).await
     })
     .await?;
-    node.live(&container.pod).drop_kept(id);
+    node.live(&container.pod).forget(id);
     node.table.remove_container(id);
     tracing::info!(container = id.as_str(), "container removed");
     Ok(())
@@ -63,6 +63,9 @@ async fn forget(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
             .await
             .or_else(unknown_is_fine)
             .map_err(failed)?;
+    }
+    if container.made.notifier.is_some() {
+        seccomp_notifier::remove_socket(node, &container.id).await?;
     }
     cgroups::remove(node, container.made.cgroup.clone()).await
 }

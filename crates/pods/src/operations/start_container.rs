@@ -110,7 +110,7 @@ async fn restore(
     message.env.extend(blocking(&node.pools.files, told).await?);
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
     let images = text(&checkpoint::images_dir(&from));
-    monitors::announce(node, monitor, container).await;
+    monitors::announce(node, monitor, container).await?;
     let made = monitor.restore(message, images, text(&from), None).await;
     let made = match made {
         Ok(made) => made,

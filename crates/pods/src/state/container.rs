@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use spec::oci;
 
+use crate::seccomp_notifier::Action;
 use crate::{ContainerId, ContainerRequest, PodId};
 
 /// A container as it is. Immutable: a change makes a new value in the snapshot.
@@ -31,6 +32,8 @@ pub struct Container {
     pub created: SystemTime,
     /// When the last checkpoint of it was made.
     pub checkpointed: Option<SystemTime>,
+    /// Why it is being stopped, where the seccomp notifier does that.
+    pub condemned: Option<String>,
     /// Where it is in its life.
     pub phase: Phase,
 }
@@ -65,6 +68,9 @@ pub struct Made {
     /// SELinux labels.
     #[serde(default)]
     pub selinux: spec::selinux::Labels,
+    /// What is done about the calls that its seccomp profile forbids, where somebody wants to know of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notifier: Option<Action>,
 }
 
 /// A checkpoint that a container is restored from.
@@ -79,6 +85,18 @@ impl Container {
     #[must_use]
     pub fn awaits_restore(&self) -> bool {
         self.made.restored.is_some() && self.phase == Phase::Created { init: NOBODY }
+    }
+
+    /// Its end `exit`, with the reason why it was stopped, where the seccomp notifier did that.
+    pub(crate) fn explained(&self, exit: Exit) -> Exit {
+        match &self.condemned {
+            Some(why) if exit.reason.is_none() && !exit.oom_killed => Exit {
+                message: why.clone(),
+                reason: Some(SECCOMP_KILLED.to_owned()),
+                ..exit
+            },
+            _ => exit,
+        }
     }
 }
 
@@ -97,6 +115,9 @@ pub const NOBODY: Init = Init {
     start_time: 0,
 };
 
+/// The reason of an end that the seccomp notifier made (CRI-O).
+pub(crate) const SECCOMP_KILLED: &str = "seccomp killed";
+
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
@@ -108,7 +129,7 @@ pub struct Exit {
     pub oom_killed: bool,
     /// What there is to say beside the code; empty as a rule.
     pub message: String,
-    /// Why it never ran, where it didn't: a CRI reason such as `StartError`.
+    /// Why, where the rest does not say it: a CRI reason such as `StartError`, of one that never ran.
     pub reason: Option<String>,
 }
 

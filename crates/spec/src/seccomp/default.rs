@@ -180,6 +180,7 @@ pub(super) fn filter(surroundings: Surroundings) -> Seccomp {
             .map(|name| (*name).to_owned())
             .collect(),
         flags: Vec::new(),
+        listener_path: String::new(),
         syscalls,
     }
 }

@@ -108,6 +108,7 @@ impl Profile {
             default_errno_ret: self.default_errno_ret,
             architectures,
             flags: self.flags.clone(),
+            listener_path: String::new(),
             syscalls: rules.map(Rule::resolved).collect(),
         }
     }

@@ -43,6 +43,7 @@ mod quotas;
 mod reload;
 mod restart;
 mod retries;
+mod seccomp_notifier;
 mod selinux;
 mod service;
 mod shared_store;
