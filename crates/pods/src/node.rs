@@ -13,6 +13,7 @@ use crate::cgroups::Keeper;
 use crate::monitors::Live;
 use crate::oci_hooks::OciHooks;
 use crate::operations::Operations;
+use crate::pulls::PullParent;
 use crate::records::Dirs;
 use crate::request::Device;
 use crate::selinux::SeLinux;
@@ -50,6 +51,8 @@ pub struct Options {
     pub pause: Option<PathBuf>,
     /// Who keeps the cgroups, and where.
     pub keeper: Keeper,
+    /// Beneath what image pulls get cgroups, with a process each; `None`: this process pulls.
+    pub pull_parent: Option<PullParent>,
     /// Names of capabilities that containers have by default.
     pub default_capabilities: Vec<String>,
     /// Whether capabilities are inheritable too.

@@ -6,6 +6,7 @@
 //! a crash left behind. Operations wait for that, lists don't.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::node::{Node, blocking};
@@ -16,7 +17,7 @@ use crate::records::{self, Dirs};
 use crate::state::container::Phase;
 use crate::state::pod::Pod;
 use crate::{
-    ContainerId, Error, PodId, exits, handlers, id_mapped, monitors, namespaces, networking,
+    ContainerId, Error, PodId, exits, handlers, id_mapped, monitors, namespaces, networking, pulls,
 };
 
 /// What an earlier daemon left, as it was found at the start.
@@ -27,6 +28,8 @@ pub(crate) struct Leftovers {
     records: Vec<String>,
     /// Pods that have a pin or a monitor's directory.
     traces: BTreeSet<PodId>,
+    /// Records of cgroups of pulls.
+    pulls: Vec<PathBuf>,
 }
 
 /// What a record of the store is.
@@ -42,6 +45,7 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
     for dir in [
         node.intents(),
         node.options.run_dir.join("monitors"),
+        pulls::dir(node),
         node.options.exits_dir.clone(),
     ] {
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
@@ -55,6 +59,7 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
             .into_iter()
             .chain(watched(node))
             .collect(),
+        pulls: pulls::recorded(node)?,
         ..Leftovers::default()
     };
     let mut recorded = handlers::Recorded::default();
@@ -165,6 +170,7 @@ impl Leftovers {
             );
             node.forget(pod);
         }
+        pulls::clear(node, &self.pulls).await;
         let sweeper = Arc::clone(node);
         blocking(&node.pools.mounts, move || id_mapped::sweep(&sweeper)).await;
         collect_networks(node).await;

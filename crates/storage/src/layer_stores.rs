@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{FileType, OFlags};
+use serde::{Deserialize, Serialize};
 use sys::beneath::Dir;
 use sys::pool::Pool;
 
@@ -52,7 +53,7 @@ const POINTER: &str = "additionallayer";
 static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new("layer-stores", 8));
 
 /// A directory in which layers are offered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerStore {
     /// The directory.
     pub path: PathBuf,

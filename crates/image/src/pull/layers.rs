@@ -23,6 +23,7 @@ use crate::local::{Counted, Local, Stored};
 use crate::manifest::Descriptor;
 use crate::pipe::{self, Stopped};
 use crate::progress::{LayerState, LayerTracker, Tracker};
+use crate::totals::Count;
 
 /// A layer that an image has.
 #[derive(Clone, Debug)]
@@ -80,7 +81,10 @@ impl Puller {
             if at < present || offered[at - present].is_some() {
                 tracker.set(LayerState::Present);
                 let blob = &layer.blob;
-                self.counters.skipped(pull.name(&blob.digest), blob.size);
+                self.counters.add(Count::Skipped {
+                    name: pull.name(&blob.digest),
+                    bytes: blob.size,
+                });
             } else {
                 fetching
                     .0
@@ -98,8 +102,10 @@ impl Puller {
             // What was encrypted has no blob that others could ask for.
             let open = wanted.secret.is_none();
             let unpacked = fetching.next().await?;
-            self.counters
-                .fetched(&descriptor.media_type, trackers[at].bytes());
+            self.counters.add(Count::Fetched {
+                media_type: descriptor.media_type.clone(),
+                bytes: trackers[at].bytes(),
+            });
             let known = open && unpacked.whole;
             let layer = NewLayer {
                 parent: top,

@@ -36,6 +36,7 @@ mod own_files;
 mod peers;
 mod pods;
 mod proxies;
+mod pull_workers;
 mod pulls;
 mod quotas;
 mod reload;

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use crate::fixture;
 use crate::restart::monitor;
 
-async fn get(socket: &Path, path: &str) -> Result<String> {
+pub(crate) async fn get(socket: &Path, path: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -24,7 +24,7 @@ async fn get(socket: &Path, path: &str) -> Result<String> {
 }
 
 /// The value of a sample, by its name and labels as they are written.
-fn sample(text: &str, name: &str) -> Option<f64> {
+pub(crate) fn sample(text: &str, name: &str) -> Option<f64> {
     let mut lines = text.lines();
     let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     line.trim().parse().ok()
