@@ -29,6 +29,7 @@ mod download;
 mod fetch;
 mod layers;
 mod load;
+mod offers;
 mod partial;
 mod signatures;
 
