@@ -11,7 +11,7 @@ use sys::pool::Pool;
 use tonic::{Request, Response, Status};
 
 use crate::checked::{invalid, required};
-use crate::errors::image_status;
+use crate::errors::{image_status, status};
 use crate::pieces::{self, Answers};
 use crate::runtime_service::info;
 use crate::sandboxes::nanos;
@@ -219,11 +219,14 @@ impl v1::image_service_server::ImageService for ImageService {
         // An image is the same for every handler, but one that is not there can't be meant.
         let handler = self.pods.handlers().get(&spec.runtime_handler);
         handler.map_err(|unknown| invalid("image.runtime_handler", unknown))?;
-        let pod = request.sandbox_config.and_then(|config| config.metadata);
+        let pod = request.sandbox_config.unwrap_or_default();
+        let parent = pod.linux.unwrap_or_default().cgroup_parent;
+        let place = self.pods.pull_place(&parent);
         let pull = PullRequest {
             reference,
             credentials: credentials(request.auth)?,
-            namespace: pod.map(|metadata| metadata.namespace).unwrap_or_default(),
+            namespace: pod.metadata.unwrap_or_default().namespace,
+            place: place.map_err(|error| status(&error))?,
             ..PullRequest::default()
         };
         let pulled = self

@@ -21,13 +21,24 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// `log_level`, by CRI-O's names, and `log_filter`.
+    /// `log_level` and `log_filter`.
+    ///
+    /// # Errors
+    /// See [`Choice::parse`].
+    pub(crate) fn of(settings: &Settings) -> Result<Self> {
+        let section = "crio.runtime";
+        Self::parse(
+            settings.text(section, "log_level"),
+            settings.text(section, "log_filter"),
+        )
+    }
+
+    /// A level, by CRI-O's names, and a pattern; empty for all lines.
     ///
     /// # Errors
     /// An unknown level; a filter that is no pattern.
-    pub(crate) fn of(settings: &Settings) -> Result<Self> {
-        let section = "crio.runtime";
-        let level = match settings.text(section, "log_level") {
+    pub(crate) fn parse(level: &str, filter: &str) -> Result<Self> {
+        let level = match level {
             "trace" => LevelFilter::TRACE,
             "debug" => LevelFilter::DEBUG,
             "info" => LevelFilter::INFO,
@@ -37,7 +48,6 @@ impl Choice {
                 "crio.runtime.log_level: {other:?} is none of fatal, panic, error, warn, info, debug, trace"
             ),
         };
-        let filter = settings.text(section, "log_filter");
         let filter = (!filter.is_empty()).then(|| Regex::new(filter)).transpose();
         Ok(Self {
             level,

@@ -8,6 +8,7 @@ mod logging;
 mod markers;
 mod options;
 mod programs;
+mod pull_worker;
 mod reload;
 mod serve;
 mod streams;
@@ -33,6 +34,7 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 fn main() -> ExitCode {
     let matches = command().get_matches();
     let result = match matches.subcommand() {
+        Some((pull_worker::NAME, own)) => pull_worker::run(own, argument(&matches, "log-format")),
         Some((name, own)) => sub_command(name, own, &matches),
         None => start(matches).map(|()| ExitCode::SUCCESS),
     };
@@ -144,6 +146,7 @@ fn command() -> Command {
         )
         .args(config::flags())
         .subcommands(commands::all())
+        .subcommand(pull_worker::command())
 }
 
 fn sub_command(name: &str, own: &ArgMatches, daemon: &ArgMatches) -> Result<ExitCode> {
@@ -170,20 +173,25 @@ fn configure(matches: &ArgMatches) -> Result<(Settings, logging::Log)> {
 
 fn start(matches: ArgMatches) -> Result<()> {
     let (settings, log) = configure(&matches)?;
-    // Before there are threads: mode of what is made, few arenas for few threads.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    sys::memory::limit_arenas(2);
+    let runtime = lean_runtime()?;
     sys::reap::become_subreaper().context("become a subreaper")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .max_blocking_threads(2)
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
     let result = runtime.block_on(run(settings, log, matches));
     // Operations that are stuck must not keep a daemon that was told to end.
     runtime.shutdown_background();
     result
+}
+
+/// The async runtime of what pulls: for few threads, few arenas. Before there are threads: it sets the mode
+/// of what is made, too.
+fn lean_runtime() -> Result<tokio::runtime::Runtime> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    sys::memory::limit_arenas(2);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()
+        .context("start the async runtime")
 }
 
 fn argument<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {

@@ -43,6 +43,7 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         Duration::from_secs(u64::try_from(settings.integer(section, key).max(least)).unwrap_or(0))
     };
     let at_least = |key: &str| settings.integer(section, key).max(0);
+    let keeper = keeper(settings, matches)?;
     Ok(pods::Options {
         run_dir: argument(matches, "run-dir").into(),
         exits_dir: settings.path(section, "container_exits_dir"),
@@ -52,7 +53,8 @@ pub(crate) fn pods(settings: &Settings, matches: &ArgMatches) -> Result<pods::Op
         monitor: programs::find("crioxide-monitor")?,
         pause: programs::find("pause").ok(),
         decode_env: programs::find("decode-env").ok(),
-        keeper: keeper(settings, matches)?,
+        pull_parent: pull_parent(settings, &keeper)?,
+        keeper,
         default_capabilities: capabilities(settings)?,
         inheritable_capabilities: settings.bool(section, "add_inheritable_capabilities"),
         default_env: settings.list(section, "default_env").to_vec(),
@@ -193,6 +195,13 @@ fn keeper(settings: &Settings, matches: &ArgMatches) -> Result<Keeper> {
             Err(settings.wrong(section, "cgroup_manager", text).into())
         }
     }
+}
+
+/// Beneath what pulls get their cgroups.
+fn pull_parent(settings: &Settings, keeper: &Keeper) -> Result<Option<pods::PullParent>> {
+    let (section, key) = ("crio.runtime", "separate_pull_cgroup");
+    let parsed = pods::PullParent::parse(settings.text(section, key), keeper);
+    Ok(parsed.map_err(|wrong| settings.wrong(section, key, wrong.to_string()))?)
 }
 
 /// Slice of the monitors: that of the default handler. `pod` is none: a monitor must not end with the

@@ -48,6 +48,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("openpgp_message", trust::fuzzing::openpgp_message),
     ("policy", trust::fuzzing::policy),
     ("provider_answer", image::fuzzing::provider_answer),
+    ("pull_message", image::fuzzing::pull_message),
     ("reference", image::fuzzing::reference),
     ("registries", image::fuzzing::registries),
     ("seccomp", seccomp::profile),

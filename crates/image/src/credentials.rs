@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use serde::{Deserialize, Serialize};
 
 mod file;
 mod helper;
@@ -14,8 +15,9 @@ pub(crate) use search::Search;
 #[cfg(feature = "fuzzing")]
 pub(crate) use file::look_up as find;
 
-/// What is shown to a registry. Its `Debug` shows no secret.
-#[derive(Clone, PartialEq, Eq, Hash)]
+/// What is shown to a registry. Its `Debug` shows no secret; serialized it is for a worker alone
+/// ([`crate::worker`]), through a pipe.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Credentials {
     /// Name and password.
     Basic {

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use storage::Digest;
 
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of this crate.
-#[derive(Debug, thiserror::Error)]
+/// An error of this crate. Causes are in it as text: a pull may have failed in another process
+/// ([`crate::worker`]), and nobody decides by them.
+#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
     /// What was asked for is no image reference, or a short name that can't be resolved.
@@ -55,8 +57,8 @@ pub enum Error {
     #[error(transparent)]
     Refused(#[from] trust::Refused),
     /// There is no policy that could allow it.
-    #[error("SignatureValidationFailed: {}", chain(.0))]
-    Policy(#[source] trust::Error),
+    #[error("SignatureValidationFailed: {0}")]
+    Policy(String),
     /// The registry can't be reached or does not answer sensibly: try again later.
     #[error("RegistryUnavailable: {registry}: {detail}")]
     RegistryUnavailable {
@@ -106,8 +108,8 @@ pub enum Error {
         reason: String,
     },
     /// The disk (or a quota) is full.
-    #[error("no space left for the image: {}", chain(.0))]
-    NoSpace(#[source] storage::Error),
+    #[error("no space left for the image: {0}")]
+    NoSpace(String),
     /// The image can't go while a container uses it.
     #[error("image {image} is in use by container {container}")]
     InUse {
@@ -139,8 +141,11 @@ pub enum Error {
         reason: String,
     },
     /// The store failed.
-    #[error("image store: {}", chain(.0))]
-    Storage(#[source] storage::Error),
+    #[error("image store: {0}")]
+    Storage(String),
+    /// The process that was to pull could not be started, or ended without a word.
+    #[error("process of the pull: {0}")]
+    Worker(String),
     /// The pull came to no end; a defect of ours.
     #[error("the pull ended without a result")]
     Interrupted,
@@ -164,10 +169,16 @@ impl Error {
     }
 }
 
+impl From<trust::Error> for Error {
+    fn from(error: trust::Error) -> Self {
+        Self::Policy(chain(&error))
+    }
+}
+
 impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
         if error.is_out_of_space() {
-            return Self::NoSpace(error);
+            return Self::NoSpace(chain(&error));
         }
         match error {
             storage::Error::ImageInUse { image, container } => Self::InUse {
@@ -177,7 +188,7 @@ impl From<storage::Error> for Error {
             storage::Error::ReadOnly(image) => Self::ReadOnly {
                 image: image.to_string(),
             },
-            other => Self::Storage(other),
+            other => Self::Storage(chain(&other)),
         }
     }
 }

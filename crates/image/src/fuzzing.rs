@@ -213,6 +213,11 @@ pub fn reference(bytes: &[u8]) {
     }
 }
 
+/// What a pull's own process says: each message is the same when it is sent again.
+pub fn pull_message(bytes: &[u8]) {
+    crate::worker::fuzz(bytes);
+}
+
 /// Credentials: a name and a password come back from their `auth`, and a file gives the same answer
 /// each time, that of its longest fitting key.
 pub fn credentials(bytes: &[u8]) {

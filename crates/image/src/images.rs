@@ -18,6 +18,7 @@ use crate::options::{Changing, Options};
 use crate::progress::PullProgress;
 use crate::pull::{Downloads, LoadRequest, Loaded, PullRequest, Puller};
 use crate::totals::{Counters, Totals};
+use crate::worker;
 
 mod allowed;
 mod artifacts;
@@ -58,6 +59,11 @@ impl Images {
     /// Makes it over an open store; nothing is read yet.
     #[must_use]
     pub fn new(options: Options, store: Store) -> Self {
+        Self::counting(options, store, Counters::default())
+    }
+
+    /// The same, with these counters.
+    pub(crate) fn counting(options: Options, store: Store, counters: Counters) -> Self {
         let layers = options.parallel_layers.max(1);
         let files = Pool::new("image-files", FILE_THREADS);
         let puller = Puller {
@@ -72,7 +78,7 @@ impl Images {
             offers: Pool::new("image-offers", 2),
             layers: Arc::new(Semaphore::new(layers)),
             downloads: Downloads::of(&options),
-            counters: Counters::default(),
+            counters,
             tables: Arc::new(Semaphore::new(1)),
             changing: RwLock::new(Arc::new(Changing::of(&options))),
             options,
@@ -112,11 +118,20 @@ impl Images {
             credentials: request.credentials.clone(),
             namespace: request.namespace.clone(),
             artifact: request.artifact,
+            parent: request
+                .place
+                .as_ref()
+                .map(|place| place.parent().to_owned()),
         };
         let puller = Arc::clone(&self.0.puller);
         self.0
             .inflight
-            .share(key, move |tracker| puller.pull(request, tracker))
+            .share(key, move |tracker| async move {
+                match request.place.clone() {
+                    Some(place) => worker::pull(puller, place, request, tracker).await,
+                    None => puller.pull(request, tracker).await,
+                }
+            })
             .await
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Key {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) namespace: String,
     pub(crate) artifact: bool,
+    /// The parent of its worker's cgroup: nobody's pull is to fail for somebody else's limits.
+    pub(crate) parent: Option<String>,
 }
 
 /// A pull's end. Errors are shared by all who wait.
@@ -125,6 +127,7 @@ mod tests {
             credentials: None,
             namespace: String::new(),
             artifact: false,
+            parent: None,
         }
     }
 

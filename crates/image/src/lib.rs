@@ -8,6 +8,8 @@
 //! Everything that a registry sends is hostile: digests are checked before they become part of a
 //! URL or a key, sizes before they become allocations (see [`limits`]), and credentials are sent
 //! to the registry they are for and to nobody else.
+//!
+//! A pull may be done by a process of its own ([`Place`]).
 
 mod artifact;
 mod blob;
@@ -35,6 +37,7 @@ mod reference;
 mod registries;
 mod signatures;
 mod totals;
+mod worker;
 
 pub use artifact::{Artifact, ArtifactFile};
 pub use credentials::{BadAuth, Credentials};
@@ -49,3 +52,4 @@ pub use pull::{LoadRequest, Loaded, PullRequest};
 pub use reference::{ImageName, Reference};
 pub use storage::{Digest, ImageId};
 pub use totals::{LAYER_SIZES, Totals};
+pub use worker::{Assignment, Place};

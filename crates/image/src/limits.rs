@@ -44,6 +44,8 @@ pub const ARCHIVE_LINKS: usize = 8;
 pub const BLOB_BYTES: u64 = 256 << 30;
 /// Bytes of one JSON or TOML file of configuration (ours).
 pub const FILE_BYTES: u64 = 4 << 20;
+/// Bytes of a message between the daemon and a worker (ours: 500 layers take a tenth).
+pub const WORKER_MESSAGE_BYTES: usize = 1 << 20;
 /// Bytes of a repository's name (distribution-spec).
 pub const REPOSITORY_BYTES: usize = 255;
 /// Bytes of a tag (distribution-spec).

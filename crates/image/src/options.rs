@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use storage::UnpackLimits;
 use trust::Policy;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::platform::Platform;
 use crate::registries::Registries;
 
 /// Files, limits and times.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Options {
     /// `registries.conf`; absent is fine.
     pub registries_conf: PathBuf,
@@ -68,6 +69,9 @@ pub struct Options {
     pub temporary: PathBuf,
     /// How much a layer may hold.
     pub unpack_limits: UnpackLimits,
+    /// Arguments with which the running program is a worker: it gives standard input and output to
+    /// [`crate::Assignment`].
+    pub worker: Vec<String>,
 }
 
 impl Default for Options {
@@ -103,12 +107,13 @@ impl Default for Options {
             retry_wait: Duration::from_secs(60),
             temporary: "/var/tmp".into(),
             unpack_limits: UnpackLimits::default(),
+            worker: Vec::new(),
         }
     }
 }
 
 /// What is done with a name without a host that several registries may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShortNames {
     /// It is refused.
     Enforcing,
@@ -123,6 +128,8 @@ pub struct Changing {
     pub decryption_keys: PathBuf,
     /// See [`Options::pinned`].
     pub pinned: Vec<String>,
+    /// See [`Options::worker`].
+    pub worker: Vec<String>,
 }
 
 impl Changing {
@@ -132,6 +139,7 @@ impl Changing {
         Self {
             decryption_keys: options.decryption_keys.clone(),
             pinned: options.pinned.clone(),
+            worker: options.worker.clone(),
         }
     }
 }
@@ -167,10 +175,10 @@ impl Options {
         match own.map(|path| Policy::load(&path)) {
             Some(Err(trust::Error::Read { source, .. }))
                 if source.kind() == std::io::ErrorKind::NotFound => {}
-            Some(policy) => return policy.map_err(Error::Policy),
+            Some(policy) => return Ok(policy?),
             None => {}
         }
-        Policy::load(&self.policy).map_err(Error::Policy)
+        Ok(Policy::load(&self.policy)?)
     }
 }
 

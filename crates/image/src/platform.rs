@@ -1,7 +1,9 @@
 //! Which of an index's images fits the node.
 
+use serde::{Deserialize, Serialize};
+
 /// An operating system and an architecture, in Go's words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
     /// `linux`.
     pub os: String,

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use storage::Digest;
 
 /// A running pull.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullProgress {
     /// What is pulled.
     pub reference: String,
@@ -26,7 +27,7 @@ pub struct PullProgress {
 }
 
 /// A layer of a running pull.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerProgress {
     /// Digest of its blob.
     pub digest: Digest,
@@ -39,7 +40,7 @@ pub struct LayerProgress {
 }
 
 /// How far a layer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum LayerState {
     /// It waits for its turn.
@@ -98,6 +99,21 @@ impl Tracker {
 
     pub(crate) fn set_mirror(&self, mirror: Option<String>) {
         self.lock().mirror = mirror;
+    }
+
+    /// Takes over what another process says of this pull's layers.
+    pub(crate) fn follow(&self, layers: &[LayerProgress], mirror: Option<String>) {
+        self.set_mirror(mirror);
+        let mut trackers = self.lock().layers.clone();
+        let known = trackers.iter().map(|layer| (&layer.digest, layer.total));
+        let told = layers.iter().map(|layer| (&layer.digest, layer.total));
+        if !known.eq(told.clone()) {
+            trackers = self.set_layers(told);
+        }
+        for (tracker, told) in trackers.iter().zip(layers) {
+            tracker.bytes.store(told.bytes, Ordering::Relaxed);
+            tracker.set(told.state);
+        }
     }
 
     /// What is pulled, by this digest.
@@ -210,5 +226,15 @@ mod tests {
         let seen = tracker.snapshot();
         assert_eq!((seen.bytes, seen.total), (5, 20));
         assert_eq!(seen.layers[1].state, LayerState::Fetching);
+        let follower = Tracker::new("a".into());
+        for _ in 0..2 {
+            follower.follow(&seen.layers, Some("b".into()));
+            let followed = follower.snapshot();
+            assert_eq!(
+                (followed.bytes, followed.total, followed.layers),
+                (5, 20, seen.layers.clone())
+            );
+            assert_eq!(followed.mirror.as_deref(), Some("b"));
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use serde::{Deserialize, Serialize};
 use storage::{ArtifactStore, Digest, ImageId, LayerId, NewImage, Store};
 use sys::pool::Pool;
 use tokio::sync::Semaphore;
@@ -21,12 +22,14 @@ use crate::reference::{ImageName, Reference};
 use crate::registries::{Registries, Source};
 use crate::signatures::{Found, keep};
 use crate::totals::Counters;
+use crate::worker::Place;
 
 mod artifact;
 mod download;
 mod fetch;
 mod layers;
 mod load;
+mod offers;
 mod partial;
 mod signatures;
 
@@ -39,7 +42,7 @@ use signatures::Trust;
 pub(crate) use signatures::{parse_attachments, parse_signature_list};
 
 /// What to pull.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PullRequest {
     /// The reference as the user wrote it.
     pub reference: String,
@@ -51,6 +54,9 @@ pub struct PullRequest {
     pub namespace: String,
     /// Whether an image will not do.
     pub artifact: bool,
+    /// The cgroup of the process that pulls; `None`: this process does.
+    #[serde(skip)]
+    pub place: Option<Arc<dyn Place>>,
 }
 
 /// What pulls need and share.

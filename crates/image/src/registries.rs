@@ -29,6 +29,7 @@ pub(crate) struct Registries {
     /// Whether that was said elsewhere, and not in these files.
     overridden: bool,
     credential_helpers: Vec<String>,
+    layer_store_helper: Option<String>,
 }
 
 #[derive(Debug)]
@@ -98,6 +99,11 @@ impl Registries {
         &self.credential_helpers
     }
 
+    /// The program that is told, for additional layer stores, what a registry is shown.
+    pub(crate) fn layer_store_helper(&self) -> Option<&str> {
+        self.layer_store_helper.as_deref()
+    }
+
     /// Adds what the file at `path` holds.
     pub(crate) fn add_content(&mut self, path: &Path, bytes: &[u8]) -> Result<(), String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
@@ -113,6 +119,10 @@ impl Registries {
         }
         if let Some(helpers) = raw.credential_helpers {
             self.credential_helpers = helpers;
+        }
+        let helper = raw.additional_layer_store_auth_helper;
+        if !helper.is_empty() {
+            self.layer_store_helper = Some(helper);
         }
         if let Some(mode) = raw.short_name_mode {
             self.enforcing = match mode.as_str() {

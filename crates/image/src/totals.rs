@@ -1,7 +1,9 @@
 //! What all pulls since the start have fetched and found, for metrics.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use serde::{Deserialize, Serialize};
 
 /// Upper bounds of [`Totals::layer_sizes`], in bytes, as CRI-O has them.
 pub const LAYER_SIZES: [u64; 11] = [
@@ -55,16 +57,57 @@ pub struct Totals {
     pub reused: BTreeMap<String, u64>,
 }
 
+/// What is counted of a pull.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Count {
+    /// A layer was fetched.
+    Fetched {
+        /// The type of its blob.
+        media_type: String,
+        /// How many bytes came.
+        bytes: u64,
+    },
+    /// A layer was there already.
+    Skipped {
+        /// `reference@digest`.
+        name: String,
+        /// Bytes of its blob.
+        bytes: u64,
+    },
+}
+
 /// The sums that pulls add to.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counters(Arc<Mutex<Totals>>);
+pub(crate) struct Counters {
+    totals: Arc<Mutex<Totals>>,
+    /// Who is told each count.
+    listener: Option<mpsc::Sender<Count>>,
+}
 
 impl Counters {
-    /// A layer was fetched.
-    pub(crate) fn fetched(&self, media_type: &str, bytes: u64) {
+    /// Counts, and tells `listener` what it counted.
+    pub(crate) fn telling(listener: mpsc::Sender<Count>) -> Self {
+        Self {
+            listener: Some(listener),
+            ..Self::default()
+        }
+    }
+
+    /// Counts.
+    pub(crate) fn add(&self, count: Count) {
+        if let Some(listener) = &self.listener {
+            // Nobody wants to know any more.
+            listener.send(count.clone()).ok();
+        }
+        match count {
+            Count::Fetched { media_type, bytes } => self.fetched(media_type, bytes),
+            Count::Skipped { name, bytes } => self.skipped(name, bytes),
+        }
+    }
+
+    fn fetched(&self, media_type: String, bytes: u64) {
         let mut totals = self.lock();
-        let key = (media_type.to_owned(), size(bytes));
-        *totals.fetched.entry(key).or_default() += bytes;
+        *totals.fetched.entry((media_type, size(bytes))).or_default() += bytes;
         for (count, bound) in totals.layer_sizes.iter_mut().zip(LAYER_SIZES) {
             *count += u64::from(bytes <= bound);
         }
@@ -72,8 +115,7 @@ impl Counters {
         totals.layer_bytes += bytes;
     }
 
-    /// A layer was there already.
-    pub(crate) fn skipped(&self, name: String, bytes: u64) {
+    fn skipped(&self, name: String, bytes: u64) {
         let mut totals = self.lock();
         *totals.skipped.entry(size(bytes)).or_default() += bytes;
         if totals.reused.len() < REUSED || totals.reused.contains_key(&name) {
@@ -86,7 +128,7 @@ impl Counters {
     }
 
     fn lock(&self) -> MutexGuard<'_, Totals> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,11 +153,20 @@ mod tests {
         ] {
             assert_eq!(size(bytes), name, "{bytes}");
         }
-        let counters = Counters::default();
-        counters.fetched("tar", 2_000);
-        counters.fetched("tar", 1_000);
-        counters.skipped("a@b".to_owned(), 5_000);
-        counters.skipped("a@b".to_owned(), 5_000);
+        let (listener, told) = mpsc::channel();
+        let counters = Counters::telling(listener);
+        let fetched = |bytes| Count::Fetched {
+            media_type: "tar".to_owned(),
+            bytes,
+        };
+        let skipped = Count::Skipped {
+            name: "a@b".to_owned(),
+            bytes: 5_000,
+        };
+        for count in [fetched(2_000), fetched(1_000), skipped.clone(), skipped] {
+            counters.add(count.clone());
+            assert_eq!(told.try_recv(), Ok(count));
+        }
         let totals = counters.read();
         assert_eq!(totals.layer_sizes[..3], [1, 2, 2]);
         assert_eq!((totals.layers, totals.layer_bytes), (2, 3_000));

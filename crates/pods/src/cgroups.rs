@@ -100,6 +100,35 @@ impl Keeper {
         }
     }
 
+    /// Path of the cgroup of an image pull's own process. With systemd its name is CRI-O's, but for the
+    /// number.
+    pub(crate) fn pull(&self, parent: &str, id: &str) -> String {
+        match self {
+            Self::Cgroupfs { .. } => format!("{parent}/crio-pull-image-{id}"),
+            Self::Systemd { .. } => format!("{}/crio-pull-image-{id}.scope", of_pod(parent)),
+        }
+    }
+
+    /// Puts the process of a pull into its cgroup, one of [`Keeper::pull`]; by us, it was born there.
+    pub(crate) async fn adopt_pull(
+        &self,
+        parent: &str,
+        cgroup: &str,
+        pid: u32,
+    ) -> Result<(), Error> {
+        let (Self::Systemd { systemd, .. }, Some(name)) = (self, unit_of(cgroup)) else {
+            return Ok(());
+        };
+        let slice = parent.parse::<Slice>();
+        let scope = Scope {
+            name,
+            description: "Pull of an image",
+            slice: &slice.map_err(|wrong| Error::Internal(wrong.to_string()))?,
+            pid,
+        };
+        Ok(systemd.start_scope(&scope).await?)
+    }
+
     /// Puts a monitor that was just started where it belongs; by us, it was born there.
     pub(crate) async fn adopt_monitor(&self, pod: &PodId, pid: u32) -> Result<(), Error> {
         let Self::Systemd { systemd, monitors } = self else {
@@ -239,6 +268,11 @@ mod tests {
             "/a.slice/a-b.slice/crio-x.scope"
         );
         assert_eq!(systemd().for_runtime("a-b.slice", "x"), "a-b.slice:crio:x");
+        assert_eq!(ours.pull("/p", "x"), "/p/crio-pull-image-x");
+        assert_eq!(
+            systemd().pull("a-b.slice", "x"),
+            "/a.slice/a-b.slice/crio-pull-image-x.scope"
+        );
         assert_eq!(
             systemd().monitor(&pod),
             format!("/system.slice/crio-conmon-{pod}.scope")

@@ -35,6 +35,7 @@ mod oci_hooks;
 mod operations;
 mod own_volumes;
 mod predecessor;
+mod pulls;
 mod records;
 pub mod request;
 mod restore;
@@ -59,6 +60,7 @@ pub use node::{Changing, ImageVolumes, Options, PauseImage, Rooms};
 pub use oci_hooks::OciHooks;
 pub use operations::Running as RunningOperation;
 pub use operations::exec_sync::Executed;
+pub use pulls::PullParent;
 pub use request::{ContainerRequest, PodRequest};
 pub use restore::pod_of_record;
 pub use session::{Session, Streams, Terminal};
@@ -422,6 +424,15 @@ impl Pods {
         let changing = self.0.changing.load();
         let image = changing.pause_image.as_ref();
         image.map_or_else(String::new, |image| image.reference.clone())
+    }
+
+    /// The cgroup for the process of an image's pull, where pulls have their own. `cgroup_parent` is
+    /// that of the pod that the image is for; empty for none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: no pod has such a parent.
+    pub fn pull_place(&self, cgroup_parent: &str) -> Result<Option<Arc<dyn image::Place>>, Error> {
+        pulls::place(&self.0, cgroup_parent)
     }
 
     /// Who keeps the cgroups.

@@ -14,6 +14,7 @@ use crate::monitors::Live;
 use crate::oci_hooks::OciHooks;
 use crate::operations::Operations;
 use crate::operations::owed::Owed;
+use crate::pulls::PullParent;
 use crate::records::Dirs;
 use crate::request::Device;
 use crate::selinux::SeLinux;
@@ -53,6 +54,8 @@ pub struct Options {
     pub decode_env: Option<PathBuf>,
     /// Who keeps the cgroups, and where.
     pub keeper: Keeper,
+    /// Beneath what image pulls get cgroups, with a process each; `None`: this process pulls.
+    pub pull_parent: Option<PullParent>,
     /// Names of capabilities that containers have by default.
     pub default_capabilities: Vec<String>,
     /// Whether capabilities are inheritable too.

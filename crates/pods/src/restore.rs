@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::node::{Node, blocking};
@@ -17,7 +18,7 @@ use crate::state::container::Phase;
 use crate::state::pod::Pod;
 use crate::{
     ContainerId, Error, PodId, exits, handlers, id_mapped, monitors, namespaces, networking,
-    predecessor, seccomp_notifier,
+    predecessor, pulls, seccomp_notifier,
 };
 
 /// What an earlier daemon left, as it was found at the start.
@@ -30,6 +31,8 @@ pub(crate) struct Leftovers {
     of_crio: Vec<predecessor::Left>,
     /// Pods that have a pin or a monitor's directory.
     traces: BTreeSet<PodId>,
+    /// Records of cgroups of pulls.
+    pulls: Vec<PathBuf>,
 }
 
 /// What a record of the store is.
@@ -45,6 +48,7 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
     for dir in [
         node.intents(),
         node.options.run_dir.join("monitors"),
+        pulls::dir(node),
         node.options.exits_dir.clone(),
     ] {
         std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
@@ -64,6 +68,7 @@ pub(crate) fn read(node: &Node) -> Result<Leftovers, Error> {
             .into_iter()
             .chain(watched(node))
             .collect(),
+        pulls: pulls::recorded(node)?,
         ..Leftovers::default()
     };
     let mut recorded = handlers::Recorded::default();
@@ -174,6 +179,7 @@ impl Leftovers {
             );
             node.forget(pod);
         }
+        pulls::clear(node, &self.pulls).await;
         let sweeper = Arc::clone(node);
         blocking(&node.pools.mounts, move || id_mapped::sweep(&sweeper)).await;
         collect_networks(node).await;

@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 pub(crate) use self::overlay::{link, lowers};
 pub(crate) use self::vfs::{Copied, copy_whole};
+use serde::{Deserialize, Serialize};
+
 use crate::error::Context;
 use crate::paths::Paths;
 use crate::quota::Quotas;
@@ -22,7 +24,7 @@ use crate::{Error, ForceMask, IdMap, LayerId, StagedLayer};
 pub(crate) const ROOT_MODE: u32 = 0o555;
 
 /// What keeps a store's layers; its name is part of the names of the store's directories.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Driver {
     /// A directory of differences per layer.
     #[default]

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use rustix::fs::XattrFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::tar::{Entry, Kind};
 
@@ -18,7 +19,7 @@ pub(crate) const IMPLIED_MODE: u32 = 0o755;
 const VALUE_BYTES: usize = 256;
 
 /// Permissions that all files and directories of a layer get.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForceMask(u32);
 
 impl ForceMask {

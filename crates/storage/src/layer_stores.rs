@@ -25,10 +25,12 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{FileType, OFlags};
+use serde::{Deserialize, Serialize};
 use sys::beneath::Dir;
 use sys::pool::Pool;
 
 use crate::error::Context;
+use crate::patience::patiently;
 use crate::record::LayerRecord;
 use crate::staging::Staging;
 use crate::{Digest, Driver, Error, ImageId, LayerId, Store, driver, limits};
@@ -52,7 +54,7 @@ const POINTER: &str = "additionallayer";
 static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new("layer-stores", 8));
 
 /// A directory in which layers are offered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerStore {
     /// The directory.
     pub path: PathBuf,
@@ -127,7 +129,7 @@ impl Store {
             };
             let dir = store.path.join(&below);
             let (root, wanted) = (store.path.clone(), toc.clone());
-            match patiently(PATIENCE, move || look(&root, &below, &wanted)) {
+            match patiently(&POOL, PATIENCE, move || look(&root, &below, &wanted)) {
                 Ok(Some(info)) => {
                     return Some(OfferedLayer {
                         dir,
@@ -271,7 +273,7 @@ pub(crate) fn metadata(path: &Path) -> Result<Metadata, Error> {
     }
     let target = fs::read_link(path).at("read", path)?;
     let asked = target.clone();
-    let found = patiently(PATIENCE, move || match asked.is_absolute() {
+    let found = patiently(&POOL, PATIENCE, move || match asked.is_absolute() {
         true => fs::symlink_metadata(asked),
         false => Err(io::Error::other("the link is not absolute")),
     });
@@ -352,22 +354,6 @@ fn look(root: &Path, below: &Path, toc: &Digest) -> io::Result<Option<Info>> {
         Err(error) => tracing::debug!(%error, "an additional layer store that does not count"),
     }
     Ok(Some(info))
-}
-
-/// Runs what another program's file system may hold up.
-fn patiently<T: Send + 'static>(
-    limit: Duration,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let (tell, told) = mpsc::sync_channel(1);
-    // It runs to its end, whoever waits.
-    drop(POOL.run(move || {
-        let _nobody_waits = tell.send(work());
-    }));
-    told.recv_timeout(limit).unwrap_or_else(|_| {
-        let text = format!("no answer within {limit:?}");
-        Err(io::Error::new(io::ErrorKind::TimedOut, text))
-    })
 }
 
 fn path_text(path: &Path) -> Result<&str, Error> {

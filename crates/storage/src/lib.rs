@@ -40,6 +40,7 @@ mod mounts;
 mod open;
 mod other;
 mod paths;
+mod patience;
 mod quota;
 mod record;
 mod reserve;

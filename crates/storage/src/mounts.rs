@@ -118,13 +118,23 @@ impl Store {
     ) -> Result<PathBuf, Error> {
         self.reach_offered(id)?;
         let merged = self.paths().merged(id);
-        let mut points = MountPoints::lock(self)?;
+        let turn = self.turn(id)?;
+        let points = MountPoints::lock(self)?;
         let mut mounted = mount::is_mount_point(&merged).at("stat", &merged)?;
-        if mounted && program::is_dead(&merged) {
+        let counted = points.count(id) > 0;
+        // The program may take its time, or hang: who wants another layer does not wait for it.
+        let points = match turn {
+            Some(_) => {
+                drop(points);
+                None
+            }
+            None => Some(points),
+        };
+        if mounted && program::is_dead(&merged).at("ask the mount program of", &merged)? {
             mount::unmount_lazily(&merged).at("unmount", &merged)?;
             mounted = false;
         }
-        if mounted && points.count(id) > 0 {
+        if mounted && counted {
             return Ok(merged);
         }
         if !mounted {
@@ -133,6 +143,10 @@ impl Store {
                 Driver::Vfs => whole::mount(&merged, users)?,
             }
         }
+        let mut points = match points {
+            Some(points) => points,
+            None => MountPoints::lock(self)?,
+        };
         points.set(id, merged.clone(), 1)?;
         Ok(merged)
     }
@@ -141,6 +155,7 @@ impl Store {
     /// is fine if it is not mounted.
     pub(crate) fn unmount_layer(&self, id: &LayerId, force: bool) -> Result<(), Error> {
         let merged = self.paths().merged(id);
+        let _turn = self.turn(id)?;
         let mut points = MountPoints::lock(self)?;
         let count = points.count(id);
         if count > 1 && !force {
@@ -155,6 +170,24 @@ impl Store {
         } else {
             Ok(())
         }
+    }
+
+    /// Where a program mounts, who is at a layer: one at a time, since the table of mounts is not locked
+    /// meanwhile. Of our processes, that is: a peer mounts no layer of ours of its own accord. Taken
+    /// before any lock of [`table`] but that of layers, and never with another layer's.
+    fn turn(&self, id: &LayerId) -> Result<Option<LockFile>, Error> {
+        if self.driver() != Driver::Overlay || self.0.options.mount_program.is_none() {
+            return Ok(None);
+        }
+        // A file that each layer has, and nobody locks.
+        let link = self.paths().layer(id).join("link");
+        let lock = match LockFile::open_existing(&link) {
+            // There is no layer, which others say better.
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(None),
+            lock => lock.at("open", &link)?,
+        };
+        table::wait(&lock, &link, Kind::Exclusive, self.0.options.lock_timeout)?;
+        Ok(Some(lock))
     }
 
     /// Mounts an image's files on `target`, an empty directory of the caller's, who unmounts it, and

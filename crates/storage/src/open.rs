@@ -141,15 +141,21 @@ fn directory_types(overlay: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes what nobody will finish, and rebuilds what a power cut tore.
-pub(crate) fn repair(store: &Store) -> Result<(), Error> {
-    let paths = store.paths();
+/// Removes directories and files of processes that died while they made them.
+pub(crate) fn sweep(paths: &Paths) -> Result<(), Error> {
     staging::sweep(paths)?;
     for table in ["layers", "images", "containers"] {
         for dir in [paths.table(table), paths.run_table(table)] {
             sys::durable::sweep(&dir).at("sweep", &dir)?;
         }
     }
+    Ok(())
+}
+
+/// Removes what nobody will finish, and rebuilds what a power cut tore.
+pub(crate) fn repair(store: &Store) -> Result<(), Error> {
+    let paths = store.paths();
+    sweep(paths)?;
     rebuild_torn(store)?;
     let trash = Staging::new(paths)?;
     let mut layers = store.0.layers.write()?;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::additional::Additional;
 use crate::containers::{self, ContainerIndex};
 use crate::error::Context;
@@ -17,7 +19,7 @@ use crate::table::{Rank, Table};
 use crate::{Driver, Error, ForceMask, QuotaLimits, open};
 
 /// Where the store is and how it behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Options {
     /// The graph root, `/var/lib/containers/storage` by default.
     pub root: PathBuf,
@@ -44,7 +46,8 @@ pub struct Options {
     /// Permissions of all files of layers; the mount program shows others. Without one there are no
     /// containers then.
     pub force_mask: Option<ForceMask>,
-    /// What each container's layer may take of its disk.
+    /// What each container's layer may take of its disk. Not told to a process that only pulls.
+    #[serde(skip)]
     pub quota: QuotaLimits,
     /// How long to wait for a lock that another process holds.
     pub lock_timeout: Duration,
@@ -150,6 +153,22 @@ impl Store {
             quotas,
             _home: home,
         })))
+    }
+
+    /// Removes what killed processes left unfinished since it was opened. What is in work stays.
+    ///
+    /// # Errors
+    /// Something can't be removed, or a lock is held for too long.
+    pub fn sweep(&self) -> Result<(), Error> {
+        open::sweep(self.paths())?;
+        // Whoever takes the lock removes layers that are marked incomplete.
+        self.write_layers().map(drop)
+    }
+
+    /// What it was opened with.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.0.options
     }
 
     /// The graph root.

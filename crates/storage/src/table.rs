@@ -369,13 +369,23 @@ pub(crate) fn take(
 fn linked(path: &Path, kind: Kind, timeout: Duration) -> Result<LockFile, Error> {
     loop {
         let lock = open_lock(path, kind)?;
-        lock.lock(kind, timeout)
-            .map_err(|error| locked(path, error))?;
+        wait(&lock, path, kind, timeout)?;
         // A peer that wiped the store has left us a lock that nobody else can see.
         if lock.is_linked().at("stat", path)? {
             return Ok(lock);
         }
     }
+}
+
+/// Takes a lock that is open.
+pub(crate) fn wait(
+    lock: &LockFile,
+    path: &Path,
+    kind: Kind,
+    timeout: Duration,
+) -> Result<(), Error> {
+    let taken = lock.lock(kind, timeout);
+    taken.map_err(|error| locked(path, error))
 }
 
 fn open_lock(path: &Path, kind: Kind) -> Result<LockFile, Error> {

@@ -12,6 +12,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
+
 use self::attributes::Rules;
 pub(crate) use self::attributes::{may_set, tolerate};
 use self::extract::{Extractor, Placed};
@@ -26,7 +28,7 @@ use crate::tar_split::{self, Crc64, Fix, Writer};
 use crate::{ContainerId, Error, StagedLayer, Store, limits};
 
 /// How much a layer may hold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct UnpackLimits {
     /// Bytes of the uncompressed archive, and of the largest sparse file in it.
     pub bytes: u64,

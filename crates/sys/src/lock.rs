@@ -84,6 +84,15 @@ impl LockFile {
         File::open(path).map(Self)
     }
 
+    /// Opens a file that is there, to lock it.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is none; else of `open(2)`.
+    pub fn open_existing(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).open(path).map(Self)
+    }
+
     /// Takes the lock if nobody is in the way; says whether it did.
     ///
     /// # Errors

@@ -40,6 +40,7 @@ pub fn left(node: &Node) -> Vec<String> {
     for dir in [
         "crio/monitors",
         "crio/operations",
+        "crio/pulls",
         "crio/host-ports",
         "crio/id-mapped",
         "crio/seccomp",

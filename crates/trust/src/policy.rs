@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::file::Content;
 use crate::limits::POLICY_BYTES;
 use crate::requirement::Requirements;
@@ -42,7 +44,7 @@ pub enum Error {
 }
 
 /// The policy does not allow an image. The text begins with the word that the kubelet knows.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("SignatureValidationFailed: image {image}: {reason} (scope {scope:?} of {})", path.display())]
 pub struct Refused {
     /// The image's name.

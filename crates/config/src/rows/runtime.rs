@@ -618,10 +618,10 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""""#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "separate-pull-cgroup",
         env: "PULL_IN_A_CGROUP",
-        help: r#"struct field is in [crio.runtime] though documented under [crio.image]; "pod" or slice; systemd only"#,
+        help: r#"each image pull is a process in a cgroup of its own: "pod" for one in the pod's, else a slice (systemd) or a path (cgroupfs)"#,
     },
     Row {
         table: TABLE,

@@ -72,6 +72,7 @@ pub(crate) fn images(settings: &Settings, matches: &ArgMatches) -> Result<image:
             set => set,
         },
         temporary: given("big_files_temporary_dir").unwrap_or(default.temporary),
+        worker: crate::pull_worker::arguments(settings, argument(matches, "log-format")),
         ..image::Options::default()
     })
 }

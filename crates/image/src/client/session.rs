@@ -71,6 +71,11 @@ impl Session {
         &self.source
     }
 
+    /// What the registry is shown, if there is something.
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
     /// Fetches a manifest or an index by tag or digest.
     pub(crate) async fn manifest(&self, version: &str) -> Result<Bytes> {
         let mut headers = HeaderMap::new();

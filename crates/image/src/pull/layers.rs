@@ -5,9 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::future::{Either, join, join3, ready};
-use storage::{
-    Compression, Digest, LayerId, NewLayer, OfferedLayer, StagedLayer, Store, UnpackLimits,
-};
+use storage::{Compression, Digest, LayerId, NewLayer, StagedLayer, Store, UnpackLimits};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -23,6 +21,7 @@ use crate::local::{Counted, Local, Stored};
 use crate::manifest::Descriptor;
 use crate::pipe::{self, Stopped};
 use crate::progress::{LayerState, LayerTracker, Tracker};
+use crate::totals::Count;
 
 /// A layer that an image has.
 #[derive(Clone, Debug)]
@@ -73,14 +72,17 @@ impl Puller {
     ) -> Result<Option<LayerId>> {
         let trackers = pull.set_layers(wanted.iter().map(|it| (&it.blob.digest, it.blob.size)));
         let (mut top, present) = self.present(&wanted).await?;
-        let mut offered = self.offered(&wanted[present..], name).await;
+        let mut offered = self.offered(&wanted[present..], name, &blobs).await;
         let mut fetching = Fetching::default();
         for (at, layer) in wanted.iter().enumerate() {
             let tracker = Arc::clone(&trackers[at]);
             if at < present || offered[at - present].is_some() {
                 tracker.set(LayerState::Present);
                 let blob = &layer.blob;
-                self.counters.skipped(pull.name(&blob.digest), blob.size);
+                self.counters.add(Count::Skipped {
+                    name: pull.name(&blob.digest),
+                    bytes: blob.size,
+                });
             } else {
                 fetching
                     .0
@@ -98,8 +100,10 @@ impl Puller {
             // What was encrypted has no blob that others could ask for.
             let open = wanted.secret.is_none();
             let unpacked = fetching.next().await?;
-            self.counters
-                .fetched(&descriptor.media_type, trackers[at].bytes());
+            self.counters.add(Count::Fetched {
+                media_type: descriptor.media_type.clone(),
+                bytes: trackers[at].bytes(),
+            });
             let known = open && unpacked.whole;
             let layer = NewLayer {
                 parent: top,
@@ -151,20 +155,6 @@ impl Puller {
             Ok((top, layers.len()))
         });
         found.await.map_err(|error: storage::Error| error.into())
-    }
-
-    /// What additional layer stores offer of these layers of an image of that name.
-    async fn offered(&self, wanted: &[Wanted], name: String) -> Vec<Option<OfferedLayer>> {
-        let tocs: Vec<_> = wanted.iter().map(|it| it.toc.clone()).collect();
-        if tocs.iter().all(Option::is_none) {
-            return tocs.into_iter().map(|_| None).collect();
-        }
-        let store = self.store.clone();
-        let ask = move || {
-            let tocs = tocs.iter().map(Option::as_ref);
-            tocs.map(|toc| store.offered_layer(toc?, &name)).collect()
-        };
-        self.offers.run(ask).await
     }
 
     fn start(

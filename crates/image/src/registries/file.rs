@@ -11,6 +11,8 @@ pub(super) struct RawFile {
     pub(super) short_name_mode: Option<String>,
     pub(super) credential_helpers: Option<Vec<String>>,
     #[serde(default)]
+    pub(super) additional_layer_store_auth_helper: String,
+    #[serde(default)]
     pub(super) registry: Vec<RawRegistry>,
     #[serde(default)]
     pub(super) aliases: BTreeMap<String, String>,

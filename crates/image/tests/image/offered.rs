@@ -1,11 +1,12 @@
 //! Layers that an additional layer store offers are not fetched. The store is one of plain directories.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use crioxide_image::Error;
+use crioxide_image::{Credentials, Error, PullRequest};
 use serde_json::{Value, json};
 use storage::{Digest, LayerStore};
 
@@ -132,4 +133,86 @@ async fn an_offered_layer_stands_for_no_other_image() {
     node.set_policy(json!([{"type": "reject"}]));
     let error = node.pull(&lazy.reference("image:1")).await.unwrap_err();
     assert!(matches!(error.root(), Error::Refused { .. }), "{error}");
+}
+
+/// A program that keeps what it is told, one line a call, and then ends like this.
+fn helper(dir: &Path, end: &str) -> String {
+    let (path, told) = (dir.join("helper"), dir.join("told"));
+    let script = format!(
+        "#!/bin/sh\ncat >> {0}\necho >> {0}\n{end}\n",
+        told.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_is_told_what_the_registry_that_is_used_is_shown() {
+    let offers = tempfile::tempdir().unwrap();
+    let toc = Digest::of(b"table of contents");
+    offer(offers.path(), &toc);
+    for (end, mirrored) in [
+        ("exit 0", false),
+        ("echo no >&2; exit 3", false),
+        ("exit 0", true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (registry, _) = registry(json!({STARGZ: toc}), false);
+        let helper = helper(dir.path(), end);
+        let (host, path) = (registry.host(), offers.path().to_owned());
+        let conf = match mirrored {
+            false => registry.conf(),
+            true => format!(
+                "[[registry]]\nprefix = \"main.test\"\nlocation = \"127.0.0.1:1\"\n\
+                 [[registry.mirror]]\nlocation = \"{host}\"\ninsecure = true\n"
+            ),
+        };
+        let conf = format!("additional-layer-store-auth-helper = \"{helper}\"\n{conf}");
+        let stores = vec![LayerStore {
+            path,
+            by_reference: false,
+        }];
+        let node = Node::with_layer_stores(&conf, |_| {}, stores);
+        let image = match mirrored {
+            false => registry.reference("image:1"),
+            true => "main.test/image:1".to_owned(),
+        };
+        let request = PullRequest {
+            reference: image,
+            credentials: Credentials::from_request("joe", "sesame", "", "", "").unwrap(),
+            ..PullRequest::default()
+        };
+        // A program that fails keeps nobody from the layer.
+        node.images.pull(request.clone()).await.unwrap();
+        // Nothing is asked for the second time.
+        node.images.pull(request).await.unwrap();
+        let told = fs::read_to_string(dir.path().join("told")).unwrap();
+        let shown = match mirrored {
+            false => json!({"username": "joe", "password": "sesame"}),
+            // The request's are for the registry that it names.
+            true => json!({}),
+        };
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(told, json!({registry.reference("image:1"): shown}));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_is_not_told_where_no_store_is_asked() {
+    let (dir, offers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (registry, _) = registry(json!({}), true);
+    let helper = helper(dir.path(), "exit 0");
+    let conf = format!(
+        "additional-layer-store-auth-helper = \"{helper}\"\n{}",
+        registry.conf()
+    );
+    let path = offers.path().to_owned();
+    let stores = vec![LayerStore {
+        path,
+        by_reference: false,
+    }];
+    let node = Node::with_layer_stores(&conf, |_| {}, stores);
+    node.pull(&registry.reference("image:1")).await.unwrap();
+    assert!(!dir.path().join("told").try_exists().unwrap());
 }

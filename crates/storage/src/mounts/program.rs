@@ -6,13 +6,19 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use sys::mount::{self, Overlay};
+use sys::pool::Pool;
 use sys::spawn::Program;
 
-/// How long it may take to mount.
+use crate::patience::patiently;
+
+/// The threads that wait for answers.
+static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new("mount-programs", 4));
+/// How long it may take to mount, or to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of what it says that are kept.
 const SAYS_BYTES: usize = 4096;
@@ -67,9 +73,14 @@ fn run_program(run: &Program, program: &Path, target: &Path) -> io::Result<()> {
 }
 
 /// Whether what is mounted there has lost its program.
-pub(super) fn is_dead(target: &Path) -> bool {
+///
+/// # Errors
+/// `ETIMEDOUT`: it has one, which does not answer.
+pub(super) fn is_dead(target: &Path) -> io::Result<bool> {
+    let target = target.to_owned();
     // Not by stat(2), which the kernel answers from what it remembers.
-    rustix::fs::statfs(target).is_err_and(|error| error == Errno::NOTCONN)
+    let ask = move || Ok(rustix::fs::statfs(target).is_err_and(|error| error == Errno::NOTCONN));
+    patiently(&POOL, TIMEOUT, ask)
 }
 
 /// Leaves word in the driver's directory that a program mounts its layers.

@@ -323,3 +323,89 @@ fn with_a_mask_owners_permissions_and_devices_show_and_are_not_there() {
     let damage = found.iter().find(|damage| damage.item == item).unwrap();
     assert!(damage.reason.contains("tmp has another mode"), "{damage:?}");
 }
+
+/// Whether nobody holds the table of mounts.
+fn table_is_free(by_program: &ByProgram) -> bool {
+    let lock = by_program
+        .options
+        .run_root
+        .join("overlay-layers/mountpoints.lock");
+    let lock = sys::lock::LockFile::open(&lock).unwrap();
+    lock.try_lock(sys::lock::Kind::Exclusive).unwrap()
+}
+
+#[test]
+fn a_program_that_hangs_while_it_mounts_holds_up_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (program, go, runs) = (
+        dir.path().join("mounts"),
+        dir.path().join("go"),
+        dir.path().join("runs"),
+    );
+    // What it mounts does not count. The first of all waits.
+    let script = format!(
+        "#!/bin/sh\necho \"$3\" >> {runs}\nif [ $(wc -l < {runs}) = 1 ]; then\n\
+         while [ ! -e {go} ]; do sleep 0.05; done\nfi\nexec mount -t tmpfs none \"$3\"\n",
+        runs = runs.display(),
+        go = go.display(),
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let by_program = ByProgram::with(&program, None);
+    let store = &by_program.store;
+    let image = put_image(store, &[base()], &["localhost/base:1"])
+        .id
+        .clone();
+    let container = |name: &str| {
+        let wanted = new_container(name, Some(&image));
+        store.create_container(wanted).unwrap().id.clone()
+    };
+    let (slow, quick) = (container("slow"), container("quick"));
+    let again = Store::open(by_program.options.clone()).unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| store.mount(&slow));
+        until("the first mount", || {
+            fs::read_to_string(&runs).is_ok_and(|text| text.lines().count() == 1)
+        });
+        // By another process, too.
+        let second = scope.spawn(|| again.mount(&slow));
+        let began = Instant::now();
+        store.mount(&quick).unwrap();
+        store.unmount(&quick).unwrap();
+        store.delete_container(&quick).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(10));
+        assert!(table_is_free(&by_program));
+        assert!(!first.is_finished() && !second.is_finished());
+        fs::write(&go, "").unwrap();
+        let root = first.join().unwrap().unwrap();
+        assert_eq!(second.join().unwrap().unwrap(), root);
+    });
+    let runs = fs::read_to_string(&runs).unwrap();
+    assert_eq!(runs.lines().count(), 2, "one for each container: {runs}");
+}
+
+#[test]
+fn a_program_that_does_not_answer_holds_up_nobody_else() {
+    let Some(by_program) = ByProgram::new(None) else {
+        return;
+    };
+    let store = &by_program.store;
+    let image = put_image(store, &[base()], &["localhost/base:1"])
+        .id
+        .clone();
+    let (hung, root) = by_program.container("hung", &image);
+    let pid = rustix::process::Pid::from_raw(programs(&root)[0]).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    std::thread::scope(|scope| {
+        let again = scope.spawn(|| store.mount(&hung));
+        let began = Instant::now();
+        let (quick, _) = by_program.container("quick", &image);
+        assert!(store.is_mounted(&hung).unwrap());
+        store.delete_container(&quick).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(10));
+        assert!(table_is_free(&by_program) && !again.is_finished());
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        assert_eq!(again.join().unwrap().unwrap(), root);
+    });
+    store.delete_container(&hung).unwrap();
+}

@@ -15,10 +15,10 @@ use testkit::token_server::TokenServer;
 use crate::fixture;
 use crate::peers::{peer, tree};
 
-const USER: &str = "user";
-const PASSWORD: &str = "secret";
+pub(crate) const USER: &str = "user";
+pub(crate) const PASSWORD: &str = "secret";
 /// The same as htpasswd has it.
-const BCRYPT: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
+pub(crate) const BCRYPT: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
 
 /// What the script made.
 struct Made {

@@ -38,6 +38,7 @@ mod peers;
 mod pods;
 mod predecessor;
 mod proxies;
+mod pull_workers;
 mod pulls;
 mod quotas;
 mod reload;

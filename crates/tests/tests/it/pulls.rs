@@ -14,7 +14,7 @@ use testkit::node::Node;
 use crate::fixture::{self, Fixture};
 
 /// Where a pull can be made to die.
-const POINTS: [&str; 5] = [
+pub(crate) const POINTS: [&str; 5] = [
     "image.pull.unpacked",
     "image.pull.layers",
     "storage.layer.synced",
@@ -46,7 +46,7 @@ fn names(node: &Node, dir: &str) -> Result<Vec<String>> {
 }
 
 /// Fails on anything in the store that is neither whole nor recorded.
-fn nothing_is_left(node: &Node, when: &str) -> Result<()> {
+pub(crate) fn nothing_is_left(node: &Node, when: &str) -> Result<()> {
     // The daemon may still be removing what it found: that goes by the same directory.
     let end = Instant::now() + Duration::from_secs(30);
     loop {

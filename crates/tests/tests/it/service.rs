@@ -65,7 +65,7 @@ impl Drop for Unit {
     }
 }
 
-fn systemctl(arguments: &[&str]) -> Result<String> {
+pub(crate) fn systemctl(arguments: &[&str]) -> Result<String> {
     let program = sys::spawn::which("systemctl", "/usr/bin:/bin").context("systemctl")?;
     let program = Program::new(program, Duration::from_secs(300)).args(arguments);
     let output = sys::spawn::run(&program).map_err(|error| anyhow::anyhow!("{error}"))?;
