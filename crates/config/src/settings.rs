@@ -373,6 +373,11 @@ fn drop_ins(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        // As with CRI-O, one file: `/dev/null` for none.
+        Err(file) if file.kind() == std::io::ErrorKind::NotADirectory => {
+            files.push(directory.to_owned());
+            return Ok(());
+        }
         Err(source) => return Err(failed(source)),
     };
     let mut paths = entries
@@ -603,5 +608,18 @@ mod tests {
             error,
             "unable to decode configuration: flag --pids-limit: crio.runtime.pids_limit wants an integer"
         );
+    }
+
+    #[test]
+    fn a_file_in_place_of_the_drop_ins_is_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "[crio.runtime]\nlog_level = \"warn\"\n").unwrap();
+        for (place, level) in [(file.path(), "warn"), (Path::new("/dev/null"), "info")] {
+            let settings = Settings::load(Sources {
+                directory: Some(place.to_owned()),
+                ..Sources::default()
+            });
+            assert_eq!(settings.unwrap().text("crio.runtime", "log_level"), level);
+        }
     }
 }

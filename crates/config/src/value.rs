@@ -78,7 +78,7 @@ impl Value {
                 "[{}]",
                 items.iter().map(quoted).collect::<Vec<_>>().join(", ")
             ),
-            Self::Duration(value) => format!("\"{}ms\"", value.as_millis()),
+            Self::Duration(value) => format!("\"{}\"", shown(*value)),
             Self::Map(pairs) => {
                 let pairs = pairs
                     .iter()
@@ -103,6 +103,23 @@ impl Value {
             Kind::List => Some(Self::List(text.split(',').map(str::to_owned).collect())),
             Kind::Map | Kind::Table => None,
         }
+    }
+}
+
+/// A length of time as Go's `time.Duration` is written: `1h0m0s`, `1m30s`, `2.5s`, `20ms`, `0s`.
+fn shown(time: Duration) -> String {
+    let (seconds, milliseconds) = (time.as_secs(), time.subsec_millis());
+    if seconds == 0 && milliseconds > 0 {
+        return format!("{milliseconds}ms");
+    }
+    let fraction = format!(".{milliseconds:03}");
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let rest = format!("{}{fraction}s", seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => rest,
+        (0, _) => format!("{minutes}m{rest}"),
+        _ => format!("{hours}h{minutes}m{rest}"),
     }
 }
 
@@ -140,6 +157,22 @@ pub fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for (milliseconds, text) in [
+            (0, "0s"),
+            (20, "20ms"),
+            (1_500, "1.5s"),
+            (90_000, "1m30s"),
+            (3_600_000, "1h0m0s"),
+            (5_400_250, "1h30m0.25s"),
+        ] {
+            let time = Duration::from_millis(milliseconds);
+            assert_eq!(shown(time), text);
+            assert_eq!(duration(text), Some(time), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read_as_go_writes_them() {
