@@ -144,11 +144,7 @@ pub(crate) fn build(node: &Node, from: &Ingredients) -> Result<(oci::Spec, Made)
     let process = oci::Process {
         terminal: request.tty,
         user,
-        args: env.decoding(spec::process::arguments(
-            &from.image,
-            &request.command,
-            &request.args,
-        )?),
+        args: env.decoding(arguments(from)?),
         env: env.entries,
         cwd,
         rlimits: node.options.ulimits.clone(),
@@ -236,6 +232,20 @@ fn environment(node: &Node, from: &Ingredients) -> Result<Environment, Error> {
         &from.request.envs,
         &own,
     )?)
+}
+
+/// What runs. Processes that are restored go on with what they ran: where neither the request nor the image
+/// names anything, that is told.
+fn arguments(from: &Ingredients) -> Result<Vec<String>, Error> {
+    let request = &from.request;
+    match spec::process::arguments(&from.image, &request.command, &request.args) {
+        Err(spec::Error::NoCommand) if from.restored.is_some() => Ok(from
+            .restored
+            .iter()
+            .flat_map(|was| was.args.clone())
+            .collect()),
+        arguments => Ok(arguments?),
+    }
 }
 
 /// The program that decodes the variables which the runtime can't be told.

@@ -10,7 +10,7 @@ mod protobuf;
 pub use cgroups::cgroups;
 pub use confine::{Confinement, mounts, process};
 pub use images::{Pipes, connect_pipes, descriptors, safe_descriptors};
-pub use metadata::{BadMetadata, Config, deleted, had_terminal, whiteout};
+pub use metadata::{BadMetadata, Config, Process, deleted, whiteout};
 
 /// An image file is not what criu writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

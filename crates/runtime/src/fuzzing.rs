@@ -53,7 +53,7 @@ pub fn criu_images(bytes: &[u8]) {
 
 /// The JSON of a checkpoint archive: read again it is the same, and a whiteout stays one.
 pub fn checkpoint_json(bytes: &[u8]) {
-    use crate::checkpoint::{Config, deleted, had_terminal, safe_descriptors, whiteout};
+    use crate::checkpoint::{Config, Process, deleted, safe_descriptors, whiteout};
     if let Ok(config) = Config::parse(bytes) {
         let json = serde_json::to_vec(&config).expect("texts");
         assert_eq!(Config::parse(&json), Ok(config));
@@ -65,7 +65,7 @@ pub fn checkpoint_json(bytes: &[u8]) {
             assert!(!name.starts_with('/'), "{name:?}");
         }
     }
-    let _read = had_terminal(bytes);
+    let _read = Process::of_spec(bytes);
     if let Ok(safe) = safe_descriptors(bytes) {
         assert_eq!(safe_descriptors(&safe), Ok(safe.clone()));
     }

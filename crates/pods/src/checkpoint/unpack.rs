@@ -53,8 +53,8 @@ fn open(path: &Path) -> Result<File, Error> {
 #[derive(Debug, Default)]
 pub(crate) struct Unpacked {
     pub(crate) config: format::Config,
-    /// Whether the container had a terminal.
-    pub(crate) terminal: bool,
+    /// What the container ran.
+    pub(crate) process: format::Process,
     deleted: Vec<String>,
     changes: bool,
     descriptors: bool,
@@ -247,7 +247,7 @@ impl Taking<'_> {
             // Nothing else of the old spec is taken.
             SPEC => {
                 let json = hold(self.place, member, data)?;
-                self.unpacked.terminal = format::had_terminal(&json)
+                self.unpacked.process = format::Process::of_spec(&json)
                     .map_err(|wrong| bad(self.place, &wrong.to_string()))?;
             }
             DELETED => {

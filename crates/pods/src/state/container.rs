@@ -78,6 +78,9 @@ pub struct Made {
 pub struct Restored {
     /// When it was made, as its archive says.
     pub checkpointed: String,
+    /// What its processes ran.
+    #[serde(default)]
+    pub args: Vec<String>,
 }
 
 impl Container {

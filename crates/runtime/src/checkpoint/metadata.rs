@@ -58,22 +58,29 @@ impl Config {
     }
 }
 
-/// Whether the container of a `spec.dump` (OCI runtime spec, config.md) had a terminal.
-///
-/// # Errors
-/// [`BadMetadata`].
-pub fn had_terminal(json: &[u8]) -> Result<bool, BadMetadata> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Process {
-        terminal: bool,
+/// What the container of a `spec.dump` (OCI runtime spec, config.md) ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    /// Whether it had a terminal.
+    pub terminal: bool,
+    /// Program and arguments.
+    pub args: Vec<String>,
+}
+
+impl Process {
+    /// Reads a `spec.dump`.
+    ///
+    /// # Errors
+    /// [`BadMetadata`].
+    pub fn of_spec(json: &[u8]) -> Result<Self, BadMetadata> {
+        #[derive(Deserialize)]
+        struct Spec {
+            process: Process,
+        }
+        let spec: Spec = bounded(json, SPEC_BYTES, "spec.dump")?;
+        Ok(spec.process)
     }
-    #[derive(Deserialize)]
-    struct Spec {
-        process: Process,
-    }
-    let spec: Spec = bounded(json, SPEC_BYTES, "spec.dump")?;
-    Ok(spec.process.terminal)
 }
 
 /// Reads `deleted.files`: absolute paths.
@@ -143,7 +150,9 @@ mod tests {
             (br#"{"process":{"terminal":"yes"}}"#, None),
             (br#"{"linux":{}}"#, None),
         ] {
-            assert_eq!(had_terminal(json).ok(), told, "{}", json.escape_ascii());
+            let process = Process::of_spec(json);
+            let terminal = process.map(|process| process.terminal);
+            assert_eq!(terminal.ok(), told, "{}", json.escape_ascii());
         }
     }
 

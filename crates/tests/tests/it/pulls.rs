@@ -47,14 +47,17 @@ fn names(node: &Node, dir: &str) -> Result<Vec<String>> {
 
 /// Fails on anything in the store that is neither whole nor recorded.
 pub(crate) fn nothing_is_left(node: &Node, when: &str) -> Result<()> {
-    // The daemon may still be removing what it found: that goes by the same directory.
+    // The daemon may still be removing what it found: that goes by the same directory, and by files that
+    // wait beside those of layers, after it.
     let end = Instant::now() + Duration::from_secs(30);
     loop {
-        let staging = names(node, "overlay/staging")?;
-        if staging.is_empty() {
+        let mut waiting = names(node, "overlay/staging")?;
+        let files = names(node, "overlay-layers")?;
+        waiting.extend(files.into_iter().filter(|name| name.starts_with(".tmp-")));
+        if waiting.is_empty() {
             break;
         }
-        ensure!(Instant::now() < end, "{when}: staging has {staging:?}");
+        ensure!(Instant::now() < end, "{when}: there is {waiting:?}");
         std::thread::yield_now();
     }
     let files = names(node, "overlay-layers")?;

@@ -70,15 +70,15 @@ pub(super) async fn unpack(create: &Create) -> Result<(), Error> {
     let unpack = move || {
         let unpacked = checkpoint::unpack(&store, &place, &to)?;
         // criu gives processes back what they had as standard input and output.
-        if unpacked.terminal != tty {
-            let had = if unpacked.terminal { "a" } else { "no" };
+        if unpacked.process.terminal != tty {
+            let had = if tty { "no" } else { "a" };
             let text = format!("the checkpoint's container had {had} terminal: tty has to say so");
             return Err(Error::Invalid(text));
         }
         checkpoint::fill(&store, &id, &to, &unpacked)?;
-        Ok::<_, Error>(unpacked.config)
+        Ok::<_, Error>((unpacked.config, unpacked.process))
     };
-    let config = blocking(&create.node.pools.storage, unpack).await?;
+    let (config, process) = blocking(&create.node.pools.storage, unpack).await?;
     let made_on = &config.rootfs_image_ref;
     if !made_on.is_empty() && *made_on != create.image.id {
         return Err(Error::Invalid(format!(
@@ -88,6 +88,7 @@ pub(super) async fn unpack(create: &Create) -> Result<(), Error> {
     }
     let restored = Restored {
         checkpointed: config.checkpointed_time,
+        args: process.args,
     };
     once(&create.restored, restored)
 }

@@ -2,6 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use cri::v1;
+use serde_json::json;
+use testkit::image_maker::ImageMaker;
 use testkit::requests::container;
 use testkit::streams::{Remote, Transport};
 use tonic::Code;
@@ -47,8 +49,13 @@ async fn a_terminal_goes_on_in_another_pod() -> Result<()> {
         return refused_without_criu(f).await;
     }
     let archive = archives(&f.node)?.join("c.tar");
+    // Neither image nor request names a command for what is restored.
+    let image = ImageMaker::busybox().config("Cmd", json!([]));
+    f.registry.push("test/plain", "1", &image.build())?;
+    let image = f.registry.reference("test/plain", "1");
+    f.node.pull(&image).await?;
     let pod = f.node.run_pod("old").await?;
-    let config = with_terminal(container("c", &f.image, &["sh", "-c", TALK]));
+    let config = with_terminal(container("c", &image, &["sh", "-c", TALK]));
     let id = f.node.run(&pod, config).await?;
     talk(&f, "old", &id, "before").await?;
     checkpoint(&f.node, &id, &archive, 0)
@@ -60,14 +67,14 @@ async fn a_terminal_goes_on_in_another_pod() -> Result<()> {
 
     // Without a terminal it is refused, and nothing is left of it.
     let pod = f.node.run_pod("new").await?;
-    let mut other = restored(&archive, &f.image);
+    let mut other = restored(&archive, &image);
     other.metadata.as_mut().unwrap().name = "without".to_owned();
     let refused = f.node.create(&pod, other).await.unwrap_err();
     let refused = refused.downcast::<tonic::Status>()?;
     ensure!(refused.code() == Code::InvalidArgument, "{refused}");
     ensure!(refused.message().contains("had a terminal"), "{refused}");
 
-    let config = with_terminal(restored(&archive, &f.image));
+    let config = with_terminal(restored(&archive, &image));
     let id = f.node.create(&pod, config).await?;
     f.node
         .start_container(&id)
