@@ -2,13 +2,18 @@
 //! which its record keeps. New pods get configured ones only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtime::Handler;
+use sys::spawn::{self, Program};
 
-use crate::node::Node;
+use crate::node::{Node, blocking};
 use crate::operations::chain;
 use crate::state::pod::{Made, Pod};
 use crate::{Container, Error};
+
+/// What the runtime may take to forget a container.
+const DELETE: Duration = Duration::from_secs(60);
 
 /// A pod's handler.
 ///
@@ -39,6 +44,31 @@ pub(crate) fn to_watch(node: &Node, pod: &Pod) -> Arc<Handler> {
         );
         Arc::new(Handler::unknown(handler))
     })
+}
+
+/// Has the runtime forget a container whose monitor can't: it died before it had, or was never ours.
+///
+/// # Errors
+/// The program can't be run. That it has no such container is fine.
+pub(crate) async fn delete(node: &Node, handler: &Handler, id: &str) -> Result<(), Error> {
+    let program = Program::new(&handler.config.path, DELETE)
+        .args(handler.global_arguments())
+        .args(["delete", "--force", id]);
+    let deleted = blocking(&node.pools.helpers, move || spawn::run(&program)).await;
+    deleted.map(drop).map_err(|error| Error::Runtime {
+        doing: "container delete failed",
+        text: chain(&error),
+    })
+}
+
+/// Whether the runtime still has a container, by its directory.
+pub(crate) async fn knows(node: &Node, handler: &Handler, id: &str) -> bool {
+    let root = handler.config.root.clone();
+    if root.as_os_str().is_empty() {
+        return false;
+    }
+    let dir = root.join(id);
+    blocking(&node.pools.files, move || dir.try_exists().unwrap_or(true)).await
 }
 
 /// Handlers that pods' records keep and new pods can't have any more.

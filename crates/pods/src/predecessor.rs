@@ -13,17 +13,14 @@ use rustix::process::Signal;
 use spec::annotations::{PREFIX, name};
 use spec::oci;
 use sys::cgroup::Cgroup;
-use sys::spawn::{self, Program};
 
 use crate::node::{Node, blocking};
 use crate::operations::chain;
 use crate::records::{self, Dirs};
-use crate::{Error, PodId, cgroups, monitors, networking};
+use crate::{Error, PodId, cgroups, handlers, monitors, networking};
 
 /// Between stop signal and SIGKILL: what CRI-O gives the containers of a pod.
 const GRACE: Duration = Duration::from_secs(10);
-/// What the runtime may take to forget a container.
-const DELETE: Duration = Duration::from_secs(60);
 /// Where a runtime writes the number of a container's first process (conmon's `-p`).
 const PID_FILE: &str = "pidfile";
 
@@ -144,11 +141,7 @@ async fn forget(node: &Node, left: &Left) {
     let Ok(handler) = node.handlers.get(&left.handler) else {
         return;
     };
-    let program = Program::new(&handler.config.path, DELETE)
-        .args(handler.global_arguments())
-        .args(["delete", "--force", &left.id]);
-    let deleted = blocking(&node.pools.helpers, move || spawn::run(&program)).await;
-    if let Err(error) = deleted {
+    if let Err(error) = handlers::delete(node, &handler, &left.id).await {
         let (id, error) = (left.id.as_str(), chain(&error));
         tracing::warn!(
             id,

@@ -7,7 +7,7 @@ use super::stage::step;
 use super::{Outcome, act, create_container, if_there, stop_container};
 use crate::node::Node;
 use crate::state::container::Container;
-use crate::{Error, cgroups, exits, monitors, seccomp_notifier};
+use crate::{Error, cgroups, exits, handlers, monitors, seccomp_notifier};
 
 /// Name of the operation.
 pub(crate) const OPERATION: &str = "remove-container";
@@ -63,6 +63,12 @@ async fn forget(node: &Arc<Node>, container: &Container) -> Result<(), Error> {
             .await
             .or_else(unknown_is_fine)
             .map_err(failed)?;
+    }
+    // A monitor that died just after the end had not come to it.
+    if let Ok(handler) = handlers::of_container(node, container)
+        && handlers::knows(node, &handler, container.id.as_str()).await
+    {
+        handlers::delete(node, &handler, container.id.as_str()).await?;
     }
     if container.made.notifier.is_some() {
         seccomp_notifier::remove_socket(node, &container.id).await?;

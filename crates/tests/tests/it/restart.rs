@@ -257,6 +257,26 @@ async fn the_death_of_both_costs_no_line_and_no_exit_code() -> Result<()> {
     deaths(true).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_while_nobody_watches_is_forgotten_by_the_runtime_too() -> Result<()> {
+    let mut f = fixture::node().await?;
+    let pod = f.node.run_pod("alone").await?;
+    let config = container("c", &f.image, &["sleep", "1000"]);
+    let id = f.node.run(&pod, config).await?;
+    let state = f.node.run_dir.join("runtime").join(&id);
+    assert!(state.try_exists()?);
+    let pid = Pid::from_raw(i32::try_from(f.pid(&id).await?)?).unwrap();
+    let watcher = monitor(&f.node, &pod, None).await;
+    f.node.kill_daemon()?;
+    kill_process(watcher, Signal::KILL)?;
+    kill_process(pid, Signal::KILL)?;
+    f.node.start_daemon().await?;
+    assert_eq!(f.node.exited(&id).await?.exit_code, 137);
+    f.node.remove_pod(&pod).await?;
+    assert!(!state.try_exists()?, "{}", state.display());
+    f.node.finish().await
+}
+
 /// A pod in which a command runs that writes "done" and exits with 9 once the file `now` is in the
 /// directory; its session, and the pod.
 async fn waiting_command(f: &fixture::Fixture, go: &Path) -> Result<(Remote, String)> {
