@@ -304,18 +304,7 @@ async fn nothing_is_missed_while_daemon_or_monitor_are_dead() -> Result<()> {
     n.stopped(&while_dead, "sethostname (1x)").await?;
     n.counted("count", "c", "chroot", 1.0).await?;
 
-    // The monitors die: their successors get the listeners, and count on. What has ended is forgotten by the
-    // runtime before: that is for a dying monitor to do, and not what is tested here.
-    let runtime = n.f.node.run_dir.join("runtime");
-    for id in [&before, &while_dead] {
-        let mut tick = tokio::time::interval(Duration::from_millis(20));
-        for _ in 0..500 {
-            tick.tick().await;
-            if !runtime.join(id).try_exists()? {
-                break;
-            }
-        }
-    }
+    // The monitors die: their successors get the listeners, and count on.
     for pod in [&stopping, &counting] {
         let last = monitor(&n.f.node, pod, None).await;
         kill_process(last, Signal::KILL)?;
