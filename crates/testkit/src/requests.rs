@@ -71,6 +71,16 @@ fn security(network: v1::NamespaceMode) -> v1::LinuxSandboxSecurityContext {
     }
 }
 
+/// A mount of a directory or file of the node.
+#[must_use]
+pub fn bind(path: &str, of_node: &std::path::Path) -> v1::Mount {
+    v1::Mount {
+        container_path: path.to_owned(),
+        host_path: of_node.display().to_string(),
+        ..Default::default()
+    }
+}
+
 /// A mount of an image's files, or of those in its directory `sub_path`.
 #[must_use]
 pub fn image_mount(path: &str, image: &str, sub_path: &str) -> v1::Mount {

@@ -79,7 +79,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::List,
         default: "[]",
         reload: Reload::Sighup,
-        effect: Effect::NotYet,
+        effect: Effect::Yes,
         flag: "",
         env: "",
         help: "feature annotations permitted; unknown value = error",

@@ -409,7 +409,7 @@ pub(crate) const ROWS: &[Row] = &[
         kind: Kind::Text,
         default: r#""/var/run/crio""#,
         reload: Reload::Never,
-        effect: Effect::NotYet,
+        effect: Effect::No("attaching goes by the monitor of the pod"),
         flag: "container-attach-socket-dir",
         env: "CONTAINER_ATTACH_SOCKET_DIR",
         help: "<id>/attach unix sockets",

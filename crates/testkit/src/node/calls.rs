@@ -203,6 +203,27 @@ impl Node {
         Ok(listed.into_inner().images)
     }
 
+    /// An image's status.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn image_status(
+        &self,
+        image: &str,
+        verbose: bool,
+    ) -> Result<v1::ImageStatusResponse> {
+        let image = v1::ImageSpec {
+            image: image.to_owned(),
+            ..Default::default()
+        };
+        let request = v1::ImageStatusRequest {
+            image: Some(image),
+            verbose,
+        };
+        let answer = self.client().images().image_status(request).await?;
+        Ok(answer.into_inner())
+    }
+
     /// Text of a container's log.
     ///
     /// # Errors

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use cri::v1;
 use testkit::image_maker::{Compression, Entry, ImageMaker};
 use testkit::node::Options;
 use testkit::requests::container;
@@ -154,20 +153,7 @@ async fn images_that_skopeo_encrypted_run_where_their_key_is() -> Result<()> {
         .unwrap_or_default()
         .to_owned();
     let name = format!("{}/secret@sha256:{digest}", f.registry.addr());
-    let request = v1::ImageStatusRequest {
-        image: Some(v1::ImageSpec {
-            image: name.clone(),
-            ..Default::default()
-        }),
-        verbose: false,
-    };
-    let found = f
-        .node
-        .client()
-        .images()
-        .image_status(request)
-        .await?
-        .into_inner();
+    let found = f.node.image_status(&name, false).await?;
     ensure!(found.image.is_some(), "{name}");
     f.node.remove_pod(&pod).await?;
     let mut check = String::from("podman system check\n");

@@ -11,7 +11,7 @@ use cri::v1;
 use tempfile::TempDir;
 use testkit::image_maker::{Entry, ImageMaker};
 use testkit::node::{Node, Options};
-use testkit::requests::{self, container};
+use testkit::requests::{self, bind, container};
 use tonic::Code;
 
 use crate::fixture::{self, Fixture};
@@ -185,11 +185,7 @@ async fn a_full_run_directory_is_told_and_has_a_way_out() -> Result<()> {
     let waits = |name: &str| {
         let script = "while [ ! -e /go/$0 ]; do sleep 0.1; done; exit 5";
         let mut config = container(name, &f.image, &["sh", "-c", script, name]);
-        config.mounts = vec![v1::Mount {
-            container_path: "/go".into(),
-            host_path: go.display().to_string(),
-            ..Default::default()
-        }];
+        config.mounts = vec![bind("/go", &go)];
         config
     };
     fs::create_dir(&go)?;
@@ -259,11 +255,7 @@ async fn a_full_log_directory_stops_a_container_and_costs_no_line() -> Result<()
     let script = "i=0; while [ ! -e /go/now ]; do echo line $i; i=$((i+1)); \
                   [ $((i%10)) = 0 ] && sleep 0.01; done; echo total $i; exit 3";
     let mut config = container("c", &f.image, &["sh", "-c", script]);
-    config.mounts = vec![v1::Mount {
-        container_path: "/go".into(),
-        host_path: go.display().to_string(),
-        ..Default::default()
-    }];
+    config.mounts = vec![bind("/go", &go)];
     let id = f.node.run(&pod, config).await?;
     let log = small.path().join("c.log");
     let mut tick = tokio::time::interval(Duration::from_millis(20));

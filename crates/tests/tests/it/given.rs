@@ -182,21 +182,7 @@ async fn verbose_answers_and_inspection_have_cri_os_fields() -> Result<()> {
         .unwrap_or_default();
     assert!(fs::exists(path)?, "{told}");
 
-    let image = v1::ImageSpec {
-        image: f.image.clone(),
-        ..Default::default()
-    };
-    let request = v1::ImageStatusRequest {
-        image: Some(image),
-        verbose: true,
-    };
-    let answer = f
-        .node
-        .client()
-        .images()
-        .image_status(request)
-        .await?
-        .into_inner();
+    let answer = f.node.image_status(&f.image, true).await?;
     let told = json(&answer.info["info"])?;
     assert_eq!(told["imageSpec"]["rootfs"]["type"], "layers", "{told}");
     let image = answer.image.unwrap_or_default();

@@ -30,17 +30,7 @@ async fn an_image_is_pulled_listed_and_removed() -> Result<()> {
     for image in [&f.image, &docker] {
         let id = f.node.pull(image).await?;
         assert_eq!(f.node.pull(image).await?, id, "a repeat gives the same");
-        let request = v1::ImageStatusRequest {
-            image: spec(image),
-            verbose: true,
-        };
-        let found = f
-            .node
-            .client()
-            .images()
-            .image_status(request)
-            .await?
-            .into_inner();
+        let found = f.node.image_status(image, true).await?;
         let image_found = found.image.unwrap();
         assert_eq!(
             (image_found.id.as_str(), &image_found.repo_tags[..]),

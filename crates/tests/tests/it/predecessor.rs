@@ -3,9 +3,8 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use cri::v1;
 use rustix::process::{Signal, kill_process};
-use testkit::requests::container;
+use testkit::requests::{bind, container};
 
 use crate::fixture;
 use crate::restart::monitor;
@@ -25,11 +24,7 @@ async fn pods_of_crio_are_ended_and_taken_away_when_we_take_its_place() -> Resul
             "trap 'echo bye >/seen/end; exit' TERM; while :; do sleep 0.1; done",
         ],
     );
-    config.mounts = vec![v1::Mount {
-        container_path: "/seen".into(),
-        host_path: seen.display().to_string(),
-        ..Default::default()
-    }];
+    config.mounts = vec![bind("/seen", &seen)];
     let id = f.node.run(&pod, config).await?;
     f.node.exec(&id, &["true"]).await?;
     let pid = f.pid(&id).await?;

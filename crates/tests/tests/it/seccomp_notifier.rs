@@ -274,11 +274,7 @@ async fn nothing_is_missed_while_daemon_or_monitor_are_dead() -> Result<()> {
     std::fs::create_dir(&shared)?;
     let waiting = |name: &str, script: &str| {
         let mut config = n.script(name, script);
-        config.mounts = vec![v1::Mount {
-            container_path: "/shared".into(),
-            host_path: shared.display().to_string(),
-            ..Default::default()
-        }];
+        config.mounts = vec![requests::bind("/shared", &shared)];
         config
     };
     let before = waiting("before", "chroot /; sleep 1000");
